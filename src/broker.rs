@@ -1,0 +1,1 @@
+//! The MQTT broker: rumqttd's router inside, our own edge outside.

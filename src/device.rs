@@ -1,0 +1,1 @@
+//! One device: open, session, backoff.

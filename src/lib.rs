@@ -1,0 +1,26 @@
+//! gatepost puts wires on MQTT: serial ports, TCP sockets and other byte streams become topics.
+//!
+//! The modules stand in layers; a file uses only lower ones.
+//!
+//! | layer | modules | what they do |
+//! |---|---|---|
+//! | L5 | [`cli`] | one file a command |
+//! | L4 | [`gateway`] | owns every task; start, reload, stop |
+//! | L3 | [`device`] | one device: open, session, backoff |
+//! | L2 | [`broker`] | the MQTT broker and its local clients |
+//! | L1 | [`transport`], [`framing`], [`config`] | bytes from a wire, frames from bytes, the TOML file |
+//! | L0 | [`topic`], [`qos`], [`template`], [`backoff`], [`stats`] | values that know nothing else |
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod device;
+pub mod framing;
+pub mod gateway;
+pub mod qos;
+pub mod stats;
+pub mod template;
+pub mod topic;
+pub mod transport;

@@ -1,0 +1,212 @@
+//! Topic names and topic filters (MQTT 5.0, section 4.7).
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Longest topic in bytes: MQTT strings carry a 16-bit length.
+pub const MAX_TOPIC_BYTES: usize = 65_535;
+
+/// Why a string is not a topic name or a topic filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// Zero bytes [MQTT-4.7.3-1].
+    #[error("a topic cannot be empty")]
+    Empty,
+    /// More than [`MAX_TOPIC_BYTES`] [MQTT-4.7.3-3].
+    #[error("a topic cannot be longer than 65535 bytes")]
+    TooLong,
+    /// U+0000 [MQTT-4.7.3-2].
+    #[error("a topic cannot contain the NUL character")]
+    Nul,
+    /// `+` or `#` in a name [MQTT-4.7.0-1].
+    #[error("a topic name cannot contain the wildcards + and #")]
+    WildcardInName,
+    /// `#` not as the last whole level [MQTT-4.7.1-1].
+    #[error("# must be the last level of a filter and stand alone in it")]
+    MisplacedHash,
+    /// `+` together with other characters in a level [MQTT-4.7.1-2].
+    #[error("+ must stand alone in its level")]
+    MisplacedPlus,
+}
+
+/// A topic name: no wildcards, 1 to 65535 bytes, no NUL. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicName(Arc<str>);
+
+/// A topic filter: a topic name in which whole levels may be `+` and the last may be `#`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicFilter(Arc<str>);
+
+impl TopicName {
+    /// Checks `name` [MQTT-4.7.0-1, MQTT-4.7.3-1 to -3].
+    pub fn new(name: impl Into<Arc<str>>) -> Result<TopicName, TopicError> {
+        let name = name.into();
+        check_common(&name)?;
+        if name.contains(['+', '#']) {
+            return Err(TopicError::WildcardInName);
+        }
+        Ok(TopicName(name))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TopicFilter {
+    /// Checks `filter` [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.7.3-1 to -3]. A `$share/…` filter is not taken apart here.
+    pub fn new(filter: impl Into<Arc<str>>) -> Result<TopicFilter, TopicError> {
+        let filter = filter.into();
+        check_common(&filter)?;
+        let mut levels = filter.split('/').peekable();
+        while let Some(level) = levels.next() {
+            if level.contains('#') && (level.len() > 1 || levels.peek().is_some()) {
+                return Err(TopicError::MisplacedHash);
+            }
+            if level.contains('+') && level.len() > 1 {
+                return Err(TopicError::MisplacedPlus);
+            }
+        }
+        Ok(TopicFilter(filter))
+    }
+
+    /// The filter as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `topic` matches. A leading wildcard does not match topics that begin with `$` [MQTT-4.7.2-1].
+    pub fn matches(&self, topic: &str) -> bool {
+        if topic.starts_with('$') && self.0.starts_with(['+', '#']) {
+            return false;
+        }
+        let mut levels = topic.split('/');
+        for wanted in self.0.split('/') {
+            if wanted == "#" {
+                return true;
+            }
+            match levels.next() {
+                Some(level) if wanted == "+" || wanted == level => {}
+                _ => return false,
+            }
+        }
+        levels.next().is_none()
+    }
+
+    /// Whether some topic matches both filters.
+    pub fn overlaps(&self, other: &TopicFilter) -> bool {
+        let leading = |filter: &TopicFilter| filter.0.starts_with(['+', '#']);
+        if (leading(self) && other.0.starts_with('$')) || (leading(other) && self.0.starts_with('$')) {
+            return false;
+        }
+        let (mut a, mut b) = (self.0.split('/'), other.0.split('/'));
+        loop {
+            match (a.next(), b.next()) {
+                (Some("#"), _) | (_, Some("#")) => return true,
+                (Some(x), Some(y)) if x == y || x == "+" || y == "+" => {}
+                (None, None) => return true,
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl From<&TopicName> for TopicFilter {
+    fn from(name: &TopicName) -> TopicFilter {
+        TopicFilter(name.0.clone())
+    }
+}
+
+fn check_common(text: &str) -> Result<(), TopicError> {
+    match text {
+        "" => Err(TopicError::Empty),
+        _ if text.len() > MAX_TOPIC_BYTES => Err(TopicError::TooLong),
+        _ if text.contains('\0') => Err(TopicError::Nul),
+        _ => Ok(()),
+    }
+}
+
+macro_rules! text_traits {
+    ($($type:ty),*) => {$(
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    )*};
+}
+text_traits!(TopicName, TopicFilter);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(text: &str) -> TopicFilter {
+        TopicFilter::new(text).unwrap()
+    }
+
+    #[test]
+    fn names_are_checked() {
+        assert!(TopicName::new("smarthome/lights/office").is_ok());
+        assert!(TopicName::new("/").is_ok());
+        assert_eq!(TopicName::new(""), Err(TopicError::Empty));
+        assert_eq!(TopicName::new("a/+"), Err(TopicError::WildcardInName));
+        assert_eq!(TopicName::new("a\0"), Err(TopicError::Nul));
+        assert_eq!(TopicName::new("a".repeat(65_536)), Err(TopicError::TooLong));
+    }
+
+    #[test]
+    fn filters_are_checked() {
+        for good in ["#", "+", "+/a/#", "/", "a//b", "sport/+/player1"] {
+            assert!(TopicFilter::new(good).is_ok(), "{good}");
+        }
+        for bad in ["a/#/b", "a#", "#/a"] {
+            assert_eq!(TopicFilter::new(bad), Err(TopicError::MisplacedHash), "{bad}");
+        }
+        assert_eq!(TopicFilter::new("a+/b"), Err(TopicError::MisplacedPlus));
+    }
+
+    #[test]
+    fn matching_follows_section_4_7() {
+        let table = [
+            ("sport/tennis/player1/#", "sport/tennis/player1", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            ("sport/#", "sport", true),
+            ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+            ("sport/+", "sport", false),
+            ("sport/+", "sport/", true),
+            ("+/+", "/finance", true),
+            ("/+", "/finance", true),
+            ("+", "/finance", false),
+            ("#", "$SYS/a", false),
+            ("+/a", "$SYS/a", false),
+            ("$SYS/#", "$SYS/a", true),
+            ("a", "a/", false),
+        ];
+        for (f, t, expected) in table {
+            assert_eq!(filter(f).matches(t), expected, "{f} against {t}");
+        }
+    }
+
+    #[test]
+    fn overlap_is_symmetric() {
+        let table = [
+            ("a/+", "+/b", true),
+            ("a/#", "a", true),
+            ("a/b", "a/c", false),
+            ("#", "$SYS/x", false),
+            ("+", "a/b", false),
+            ("a/+/c", "a/b/#", true),
+        ];
+        for (a, b, expected) in table {
+            assert_eq!(filter(a).overlaps(&filter(b)), expected, "{a} {b}");
+            assert_eq!(filter(b).overlaps(&filter(a)), expected, "{b} {a}");
+        }
+    }
+}
