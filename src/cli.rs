@@ -1,8 +1,11 @@
 //! The command line: one file a command.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::config::{self, Loaded};
 
 pub mod check;
 pub mod demo;
@@ -13,14 +16,26 @@ pub mod route;
 pub mod run;
 
 /// Puts serial ports and TCP devices on MQTT, with its own broker.
-#[derive(Debug, Parser)]
-#[command(name = "gatepost", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[derive(Parser)]
+#[command(
+    name = "gatepost",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  gatepost demo                          see it work without any hardware
+  gatepost ports                         find the serial port to put into gatepost.toml
+  gatepost run -c gatepost.toml          run the gateway
+
+Each command has its own --help with examples."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     Run(run::Args),
     Check(check::Args),
@@ -29,6 +44,18 @@ enum Command {
     Pub(pub_sub::PubArgs),
     Sub(pub_sub::SubArgs),
     Route(route::Args),
+}
+
+/// Loads the configuration, or tells on stderr what is wrong with it; warnings go there too.
+fn load_config(path: Option<&Path>) -> Result<Loaded, ExitCode> {
+    let loaded = config::load_or_default(path).map_err(|errors| {
+        eprintln!("{errors}");
+        ExitCode::from(exit::CONFIG)
+    })?;
+    for warning in &loaded.warnings {
+        eprintln!("{warning}");
+    }
+    Ok(loaded)
 }
 
 /// Runs the command that the arguments name.

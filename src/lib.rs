@@ -8,8 +8,8 @@
 //! | L4 | [`gateway`] | owns every task; start, reload, stop |
 //! | L3 | [`device`] | one device: open, session, backoff |
 //! | L2 | [`broker`] | the MQTT broker and its local clients |
-//! | L1 | [`transport`], [`framing`], [`config`] | bytes from a wire, frames from bytes, the TOML file |
-//! | L0 | [`topic`], [`qos`], [`template`], [`backoff`], [`stats`] | values that know nothing else |
+//! | L1 | [`transport`], [`framing`], [`config`], [`log`] | bytes from a wire, frames from bytes, the TOML file, log lines |
+//! | L0 | [`topic`], [`qos`], [`template`], [`backoff`], [`stats`], [`log_limit`] | values that know nothing else |
 #![forbid(unsafe_code)]
 
 pub mod backoff;
@@ -19,6 +19,8 @@ pub mod config;
 pub mod device;
 pub mod framing;
 pub mod gateway;
+pub mod log;
+pub mod log_limit;
 pub mod qos;
 pub mod stats;
 pub mod template;

@@ -137,6 +137,8 @@ pub struct DeviceStats {
     pub commands: Counter,
     /// Times the link came up again after the first.
     pub reconnects: Counter,
+    /// Connections of a TCP server that `allow` or `max_connections` kept out.
+    pub refused_peers: Counter,
     /// What was dropped, by reason. Frames, messages and commands count 1 each; bytes outside frames count as bytes.
     pub dropped: Drops,
 }

@@ -1,5 +1,6 @@
 //! Topic names and topic filters (MQTT 5.0, section 4.7).
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -115,6 +116,13 @@ impl TopicFilter {
 impl From<&TopicName> for TopicFilter {
     fn from(name: &TopicName) -> TopicFilter {
         TopicFilter(name.0.clone())
+    }
+}
+
+/// For look-ups by text.
+impl Borrow<str> for TopicFilter {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

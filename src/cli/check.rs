@@ -1,12 +1,54 @@
 //! `gatepost check`.
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Check a configuration.
+use crate::config::{self, Loaded};
+
+/// Check a configuration: nothing is opened, nothing is started.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  gatepost check                      check /etc/gatepost/gatepost.toml and conf.d/*.toml beside it
+  gatepost check -c gatepost.toml     check this file
+  gatepost check --print              show what is in effect, defaults included
+
+Exits with 0, or with 78 and every error if the configuration is wrong.")]
+pub struct Args {
+    /// The configuration [default: /etc/gatepost/gatepost.toml; without that file a local-only broker]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the whole effective configuration as TOML, secrets masked
+    #[arg(long)]
+    print: bool,
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> ExitCode {
+pub fn run(args: Args) -> ExitCode {
+    let loaded = match super::load_config(args.config.as_deref()) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let summary = summary(&loaded);
+    let text = if args.print { format!("# {summary}\n{}", loaded.config.to_toml()) } else { format!("{summary}\n") };
+    // Whoever closes the pipe early has read enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
+}
+
+/// `ok: 2 devices (1 disabled), 2 listeners in gatepost.toml, conf.d/10.toml`
+fn summary(loaded: &Loaded) -> String {
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let mut summary = format!("ok: {}", count(loaded.config.devices.len(), "device"));
+    if !loaded.disabled.is_empty() {
+        summary.push_str(&format!(" ({} disabled)", loaded.disabled.len()));
+    }
+    summary.push_str(&format!(", {}", count(loaded.config.broker.listeners.len(), "listener")));
+    let files: Vec<String> = loaded.files.iter().map(|file| file.display().to_string()).collect();
+    if files.is_empty() {
+        summary.push_str(&format!("; the defaults, since there is no {}", config::DEFAULT_PATH));
+    } else {
+        summary.push_str(&format!(" in {}", files.join(", ")));
+    }
+    summary
 }

@@ -1,0 +1,238 @@
+//! `[broker]` and its listeners.
+
+use std::time::Duration;
+
+use super::address;
+use super::error::Fault;
+use super::reader::Table;
+use super::reader::Value;
+use super::source::Place;
+use super::tls;
+use crate::qos::Qos;
+
+/// `[broker]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Broker {
+    /// Network connections at once, over all listeners.
+    pub max_connections: usize,
+    /// Bytes of one MQTT packet, header included.
+    pub max_packet_size: usize,
+    /// QoS 1 and 2 messages on the way to one client, 1 to 65535.
+    pub max_inflight: u16,
+    /// `None`: no limit.
+    pub max_keepalive: Option<Duration>,
+    /// `max_qos`
+    pub max_qos: Qos,
+    /// Whether retained messages are offered.
+    pub retained: bool,
+    /// Bytes of one message's payload.
+    pub max_payload_size: usize,
+    /// Whether a client may leave its id to the broker.
+    pub allow_empty_client_id: bool,
+    /// Messages queued for one session beyond those in flight.
+    pub max_queued: usize,
+    /// Bytes queued for one session.
+    pub max_queued_bytes: usize,
+    /// What goes when the queue is full.
+    pub queue_full: QueueFull,
+    /// Cap on session expiry intervals.
+    pub session_expiry_limit: Duration,
+    /// Topics with a retained message.
+    pub max_retained: usize,
+    /// Whether state goes to disk.
+    pub persistence: bool,
+    /// Interval of `$SYS`; `None`: off.
+    pub sys_interval: Option<Duration>,
+    /// Network listeners; defaults filled in.
+    pub listeners: Vec<Listener>,
+}
+
+/// Which message a full queue gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueFull {
+    /// The one that waited longest.
+    DropOldest,
+    /// The one that just came.
+    DropNewest,
+}
+
+/// `[[broker.listener]]`, or one of the two defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Resolved at bind time: `host:port`; port 0 is any free port.
+    pub address: String,
+    /// Whether clients without a user name are let in.
+    pub allow_anonymous: bool,
+    /// Connections at once on this listener.
+    pub max_connections: usize,
+    /// A default listener on `[::1]`, which a machine without IPv6 may lack.
+    pub optional: bool,
+}
+
+/// `queue_full`, by word.
+pub(super) const QUEUE_FULL: &[(&str, QueueFull)] =
+    &[("drop_oldest", QueueFull::DropOldest), ("drop_newest", QueueFull::DropNewest)];
+
+/// `max_qos` and `qos`, as numbers.
+pub(super) fn qos(value: &Value<'_>) -> Option<Qos> {
+    Qos::from_u8(value.integer(0..=2)?)
+}
+
+/// The longest packet MQTT can express [MQTT-2.1.4]: 268,435,455 bytes after a header of 5.
+const MAX_PACKET: u64 = 268_435_460;
+/// Most entries of any table of the broker.
+const MAX_ENTRIES: i64 = 100_000_000;
+/// Keep-alive is a 16-bit number of seconds.
+const MAX_KEEPALIVE: Duration = Duration::from_secs(u16::MAX as u64);
+/// Session expiry is a 32-bit number of seconds.
+const MAX_EXPIRY: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// The two listeners without any configuration: this machine only.
+const DEFAULT_LISTENERS: [(&str, bool); 2] = [("127.0.0.1:1883", false), ("[::1]:1883", true)];
+
+impl Broker {
+    /// Reads `[broker]`; also returns the place of each configured listener's address.
+    pub(super) fn read(mut table: Table<'_>) -> (Broker, Vec<Place>) {
+        let one_up = 1..=MAX_ENTRIES;
+        let mut number = |key, default| table.get(key).and_then(|v| v.integer(one_up.clone())).unwrap_or(default);
+        let (max_connections, max_queued) = (number("max_connections", 1024), number("max_queued", 10_000));
+        let max_retained = number("max_retained", 100_000);
+        let max_inflight = table.get("max_inflight").and_then(|v| v.integer(1..=65_535));
+        let mut size = |key, range| table.get(key).and_then(|v: Value<'_>| v.size(range));
+        let max_packet_size = size("max_packet_size", 16..=MAX_PACKET);
+        let max_payload_size = size("max_payload_size", 1..=MAX_PACKET);
+        let max_queued_bytes = size("max_queued_bytes", 1..=1 << 40);
+        let mut flag = |key| table.get(key).and_then(|v: Value<'_>| v.boolean());
+        let (retained, allow_empty_client_id) = (flag("retained"), flag("allow_empty_client_id"));
+        let mut broker = Broker {
+            max_connections,
+            max_packet_size: max_packet_size.unwrap_or(1 << 20),
+            max_inflight: max_inflight.unwrap_or(32),
+            max_keepalive: table.get("max_keepalive").and_then(keepalive),
+            max_qos: table.get("max_qos").and_then(|v| qos(&v)).unwrap_or(Qos::ExactlyOnce),
+            retained: retained.unwrap_or(true),
+            max_payload_size: max_payload_size.unwrap_or(1 << 20),
+            allow_empty_client_id: allow_empty_client_id.unwrap_or(true),
+            max_queued,
+            max_queued_bytes: max_queued_bytes.unwrap_or(16 << 20),
+            queue_full: table.get("queue_full").and_then(|v| v.choice(QUEUE_FULL)).unwrap_or(QueueFull::DropOldest),
+            session_expiry_limit: table
+                .get("session_expiry_limit")
+                .and_then(|v| v.duration(Duration::ZERO..=MAX_EXPIRY))
+                .unwrap_or(Duration::from_secs(7 * 24 * 3600)),
+            max_retained,
+            persistence: persistence(&mut table),
+            sys_interval: table
+                .get("sys_interval")
+                .map_or(Some(Some(Duration::from_secs(10))), |v| {
+                    v.optional_duration(Duration::from_millis(100)..=MAX_EXPIRY)
+                })
+                .flatten(),
+            listeners: Vec::new(),
+        };
+        let places = broker.read_listeners(&mut table);
+        for key in ["password_file", "acl_file"] {
+            if let Some(value) = table.get(key) {
+                if value.path().is_some() {
+                    value.refuse();
+                }
+            }
+        }
+        table.finish();
+        (broker, places)
+    }
+
+    fn read_listeners(&mut self, table: &mut Table<'_>) -> Vec<Place> {
+        let configured = table.get("listener");
+        let anonymous = table.get("allow_anonymous").and_then(|value| value.boolean());
+        let anonymous = anonymous.unwrap_or(configured.is_none());
+        let Some(configured) = configured else {
+            let default = |(address, optional): (&str, bool)| Listener {
+                address: address.to_owned(),
+                allow_anonymous: anonymous,
+                max_connections: self.max_connections,
+                optional,
+            };
+            self.listeners = DEFAULT_LISTENERS.map(default).into();
+            return Vec::new();
+        };
+        let mut places = Vec::new();
+        for table in configured.tables().unwrap_or_default() {
+            if let Some((listener, place)) = self.read_listener(table, anonymous) {
+                self.listeners.push(listener);
+                places.push(place);
+            }
+        }
+        places
+    }
+
+    fn read_listener(&self, mut table: Table<'_>, anonymous: bool) -> Option<(Listener, Place)> {
+        let address = table.require("address");
+        let allow_anonymous = table.get("allow_anonymous").and_then(|v| v.boolean()).unwrap_or(anonymous);
+        let max_connections = table.get("max_connections").and_then(|v| v.integer(1..=MAX_ENTRIES));
+        if let Some(tls) = table.get("tls") {
+            tls::server(&tls);
+        }
+        if let Some(websocket) = table.get("websocket") {
+            if websocket.boolean() == Some(true) {
+                websocket.refuse();
+            }
+        }
+        table.finish();
+        let value = address?;
+        if value.string()?.starts_with("unix:") {
+            value.parsed(unix_path)?;
+            let message = "`unix:` addresses are not supported in this version";
+            value.context.push(value.error(message).hint("listen on host:port"));
+            return None;
+        }
+        let address = value.parsed(|text| address::host_port(text, true))?;
+        if !address::is_loopback(&address) {
+            warn_of_access(&value, allow_anonymous);
+        }
+        let max_connections = max_connections.unwrap_or(self.max_connections);
+        Some((Listener { address, allow_anonymous, max_connections, optional: false }, value.place()))
+    }
+}
+
+fn unix_path(text: &str) -> Result<(), Fault> {
+    match text.strip_prefix("unix:") {
+        Some("") => {
+            Err(Fault::new("the path of the socket is empty")
+                .hint("write for example \"unix:/run/gatepost/mqtt.sock\""))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn keepalive(value: Value<'_>) -> Option<Duration> {
+    let duration = value.optional_duration(Duration::from_secs(1)..=MAX_KEEPALIVE)??;
+    if duration.subsec_nanos() != 0 {
+        return value.fail(Fault::new("MQTT counts keep-alive in whole seconds"));
+    }
+    Some(duration)
+}
+
+/// On by default; asking for it outright is refused until it works.
+fn persistence(table: &mut Table<'_>) -> bool {
+    let Some(value) = table.get("persistence") else { return true };
+    let on = value.boolean().unwrap_or(true);
+    if on {
+        value.refuse();
+    }
+    on
+}
+
+/// A listener that other machines reach lets in everybody or, without user names in this version, nobody.
+fn warn_of_access(address: &Value<'_>, allow_anonymous: bool) {
+    let report = if allow_anonymous {
+        address
+            .error("everybody who reaches this address may publish and subscribe")
+            .hint("listen on 127.0.0.1, or let a firewall decide who reaches it")
+    } else {
+        address
+            .error("no client can log in here: anonymous ones are refused, and there is no password file")
+            .hint("allow_anonymous = true lets everybody in who reaches this address")
+    };
+    address.context.push(report.warning());
+}

@@ -1,0 +1,180 @@
+//! `[gateway]` and `[log]`.
+
+use std::path::PathBuf;
+
+use tracing_subscriber::EnvFilter;
+
+use super::environment::Environment;
+use super::error::{Fault, nearest};
+use super::reader::{self, Table, Value};
+use crate::template::{Piece, Template};
+use crate::topic::TopicName;
+
+/// `[gateway]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gateway {
+    /// `[A-Za-z0-9_-]{1,64}`; by default made from the host name.
+    pub name: String,
+    /// Where state is kept. Not created by loading the config.
+    pub state_dir: PathBuf,
+    /// Root of the gateway's own topics, with `{gateway}` filled in.
+    pub topic: TopicName,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// A level or an `EnvFilter` directive string, checked.
+    pub level: String,
+    /// `format`
+    pub format: LogFormat,
+}
+
+/// `[log] format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// journald under systemd, else pretty on a terminal, else plain.
+    Auto,
+    /// Colours, for people.
+    Pretty,
+    /// The same without colours.
+    Plain,
+    /// One JSON object a line.
+    Json,
+    /// Structured journald records.
+    Journald,
+}
+
+/// `[log] format`, by word.
+pub(super) const LOG_FORMATS: &[(&str, LogFormat)] = &[
+    ("auto", LogFormat::Auto),
+    ("pretty", LogFormat::Pretty),
+    ("plain", LogFormat::Plain),
+    ("json", LogFormat::Json),
+    ("journald", LogFormat::Journald),
+];
+
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+impl Gateway {
+    pub(super) fn read(mut table: Table<'_>, environment: &Environment) -> Gateway {
+        let name = table.get("name").and_then(|value| value.parsed(reader::name));
+        let name = name.unwrap_or_else(|| default_name(&environment.host_name));
+        let state_dir = table.get("state_dir").and_then(|value| value.path());
+        let state_dir = state_dir.unwrap_or_else(|| default_state_dir(environment));
+        let topic = table.get("topic").and_then(|value| value.parsed(|text| root_topic(text, &name)));
+        // `name` has no wildcard and is not too long.
+        let topic = topic.unwrap_or_else(|| TopicName::new(format!("gatepost/{name}")).expect("a valid topic"));
+        if let Some(control) = table.get("control") {
+            if control.path().is_some() {
+                control.refuse();
+            }
+        }
+        table.finish();
+        Gateway { name, state_dir, topic }
+    }
+}
+
+impl Log {
+    pub(super) fn read(mut table: Table<'_>) -> Log {
+        let level = table.get("level").and_then(|value| value.parsed(level));
+        let format = table.get("format").and_then(|value| value.choice(LOG_FORMATS));
+        table.finish();
+        Log { level: level.unwrap_or_else(|| "info".to_owned()), format: format.unwrap_or(LogFormat::Auto) }
+    }
+}
+
+/// The first label of the host name; characters that a name cannot have become `-`.
+fn default_name(host_name: &str) -> String {
+    let label = host_name.split('.').next().unwrap_or_default();
+    let good = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '-' };
+    let name: String = label.chars().map(good).take(64).collect();
+    if name.is_empty() { "gatepost".to_owned() } else { name }
+}
+
+/// systemd's state directory, else the user's (XDG Base Directory Specification).
+fn default_state_dir(environment: &Environment) -> PathBuf {
+    // With several, systemd separates them with colons.
+    let of_service = environment.variable("STATE_DIRECTORY").and_then(|list| list.split(':').next().map(PathBuf::from));
+    let of_user = || {
+        let absolute = |path: &PathBuf| path.is_absolute();
+        let state = environment.variable("XDG_STATE_HOME").map(PathBuf::from).filter(absolute);
+        let state = state.or_else(|| environment.variable("HOME").map(|home| PathBuf::from(home).join(".local/state")));
+        state.map(|state| state.join("gatepost"))
+    };
+    of_service.or_else(of_user).unwrap_or_else(|| PathBuf::from("/var/lib/gatepost"))
+}
+
+fn root_topic(text: &str, gateway: &str) -> Result<TopicName, Fault> {
+    let mut topic = String::new();
+    for piece in Template::parse(text).pieces() {
+        match piece {
+            Piece::Literal(literal) => topic.push_str(literal),
+            Piece::Placeholder { name, argument: None } if name == "gateway" => topic.push_str(gateway),
+            Piece::Placeholder { name, .. } => {
+                return Err(
+                    Fault::new(format!("unknown placeholder `{{{name}}}`")).hint("only {gateway} is known here")
+                );
+            }
+        }
+    }
+    if topic.starts_with('$') {
+        return Err(Fault::new("topics that begin with $ belong to the broker"));
+    }
+    TopicName::new(topic).map_err(|error| Fault::new(error.to_string()))
+}
+
+/// Checks a level or a list of `EnvFilter` directives.
+fn level(text: &str) -> Result<String, Fault> {
+    let words = "write error, warn, info, debug, trace, or for example \"info,gatepost::device=debug\"";
+    // EnvFilter takes any lone word for the name of a module, a misspelt level too.
+    if text.chars().all(|c| c.is_alphanumeric()) && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)) {
+        let hint = nearest(text, LEVELS).map_or(words.to_owned(), |near| format!("did you mean \"{near}\"?"));
+        return Err(Fault::new(format!("\"{text}\" is not a log level")).hint(hint));
+    }
+    EnvFilter::builder()
+        .parse(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| Fault::new(format!("not a log filter: {error}")).hint(words))
+}
+
+/// Whether `value` is a topic root, for tables that are only checked.
+pub(super) fn check_gateway_template(value: &Value<'_>, gateway: &Gateway) {
+    value.parsed(|text| root_topic(text, &gateway.name));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_comes_from_the_host() {
+        for (host, name) in [("greenhouse.example.com", "greenhouse"), ("gräs haus", "gr-s-haus"), ("", "gatepost")] {
+            assert_eq!(default_name(host), name);
+        }
+        assert_eq!(default_name(&"x".repeat(100)).len(), 64);
+    }
+
+    #[test]
+    fn the_state_directory_is_found() {
+        let found = |set: &'static [(&str, &str)]| {
+            let variable = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+            default_state_dir(&Environment::new("host", variable)).display().to_string()
+        };
+        assert_eq!(found(&[("STATE_DIRECTORY", "/var/lib/a:/var/lib/b"), ("HOME", "/root")]), "/var/lib/a");
+        assert_eq!(found(&[("XDG_STATE_HOME", "/state"), ("HOME", "/root")]), "/state/gatepost");
+        assert_eq!(found(&[("XDG_STATE_HOME", "relative"), ("HOME", "/root")]), "/root/.local/state/gatepost");
+        assert_eq!(found(&[("STATE_DIRECTORY", ""), ("HOME", "/root")]), "/root/.local/state/gatepost");
+        assert_eq!(found(&[]), "/var/lib/gatepost");
+    }
+
+    #[test]
+    fn levels_and_filters_are_checked() {
+        for good in ["info", "WARN", "off", "info,gatepost::device=debug", "gatepost[span]=trace"] {
+            assert!(level(good).is_ok(), "{good}");
+        }
+        for bad in ["", "inof", "loud", "gatepost=loud", "a=b=c"] {
+            assert!(level(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The configurations that are shipped, and what `gatepost check` makes of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use gatepost::config::{self, Config, Loaded};
+
+/// Every file below `config/`.
+fn shipped() -> Vec<PathBuf> {
+    let mut files = vec![PathBuf::from("config/gatepost.toml")];
+    files.extend(fs::read_dir("config/examples").unwrap().map(|entry| entry.unwrap().path()));
+    files.sort();
+    assert!(files.len() >= 6, "{files:?}");
+    files
+}
+
+fn gatepost(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gatepost")).args(arguments).output().unwrap()
+}
+
+/// What is printed has no word for "optional": a printed default listener is an explicit one.
+fn explicit(mut config: Config) -> Config {
+    for listener in &mut config.broker.listeners {
+        listener.optional = false;
+    }
+    config
+}
+
+fn read_again(config: &Config) -> Config {
+    let text = config.to_toml();
+    config::parse(&text, "printed.toml", Path::new("/")).unwrap_or_else(|errors| panic!("{errors}\n{text}")).config
+}
+
+#[test]
+fn shipped_files_are_right_and_print_what_they_mean() {
+    for file in shipped() {
+        let loaded = config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(read_again(&loaded.config), explicit(loaded.config), "{}", file.display());
+    }
+}
+
+#[test]
+fn the_shipped_configuration_is_the_default() {
+    let loaded = config::load(Path::new("config/gatepost.toml")).unwrap();
+    assert_eq!(loaded.config, Loaded::default().config);
+    let listeners: Vec<_> = loaded.config.broker.listeners.iter().map(|l| (l.address.as_str(), l.optional)).collect();
+    assert_eq!(listeners, [("127.0.0.1:1883", false), ("[::1]:1883", true)]);
+    assert!(loaded.config.broker.listeners.iter().all(|listener| listener.allow_anonymous));
+    assert!(loaded.config.devices.is_empty() && loaded.warnings.is_empty());
+}
+
+/// Takes the `#` off every line that begins with `#` and no space.
+fn uncommented(text: &str) -> String {
+    let lines = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(example) if !example.is_empty() && !example.starts_with(' ') => example,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_commented_example_is_right_or_marked_not_yet() {
+    let text = uncommented(&fs::read_to_string("config/gatepost.toml").unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    for secret in ["cloud.pass", "http.token"] {
+        fs::write(directory.path().join(secret), "secret\n").unwrap();
+    }
+    let errors = config::parse(&text, "gatepost.toml", directory.path()).unwrap_err();
+    let refused: Vec<&str> = errors.all().iter().map(|error| error.key.as_str()).collect();
+    for error in errors.all() {
+        assert!(error.message.ends_with("not supported in this version"), "{error}");
+    }
+    for key in ["gateway.control", "broker.persistence", "bridge.cloud", "http", "device.weather.udp"] {
+        assert!(refused.contains(&key), "{key} is not refused: {refused:?}");
+    }
+    // Without what is refused, the rest is right.
+    let rest: Vec<String> = remove_refused(&text);
+    let loaded = config::parse(&rest.join("\n"), "gatepost.toml", directory.path());
+    let loaded = loaded.unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.config.devices.keys().collect::<Vec<_>>(), ["arduino", "full", "light", "scanners"]);
+    assert_eq!(read_again(&loaded.config), explicit(loaded.config));
+}
+
+/// Drops each paragraph, and in the large ones each line, that stands below a NOT YET.
+fn remove_refused(text: &str) -> Vec<String> {
+    let mut rest = Vec::new();
+    for paragraph in text.split("\n\n") {
+        let lines: Vec<&str> = paragraph.lines().collect();
+        let whole =
+            lines.iter().find(|line| !line.starts_with("# -")).is_some_and(|line| line.starts_with("# NOT YET"));
+        let mut skip = false;
+        for line in lines.into_iter().filter(|_| !whole) {
+            skip = if line.starts_with('#') { line.starts_with("# NOT YET") } else { skip };
+            if !skip {
+                rest.push(line.to_owned());
+            }
+        }
+        rest.push(String::new());
+    }
+    rest
+}
+
+#[test]
+fn check_accepts_and_summarizes() {
+    let output = gatepost(&["check", "-c", "config/examples/json-sensor.toml"]);
+    assert_eq!(output.status.code(), Some(0));
+    let summary = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(summary, "ok: 1 device, 2 listeners in config/examples/json-sensor.toml\n");
+}
+
+#[test]
+fn check_refuses_with_78_and_shows_the_errors() {
+    let output = gatepost(&["check", "-c", "tests/golden/config/many_in_one_file.toml"]);
+    assert_eq!(output.status.code(), Some(78));
+    let expected = fs::read_to_string("tests/golden/config/many_in_one_file.err").unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+    assert_eq!(gatepost(&["check", "-c", "no/such/file.toml"]).status.code(), Some(78));
+}
+
+#[test]
+fn check_prints_toml() {
+    let output = gatepost(&["check", "--print", "-c", "config/examples/binary-checksum.toml"]);
+    assert_eq!(output.status.code(), Some(0));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let again = config::parse(&printed, "printed.toml", Path::new("/")).unwrap();
+    let loaded = config::load(Path::new("config/examples/binary-checksum.toml")).unwrap();
+    assert_eq!(again.config, explicit(loaded.config));
+}
+
+#[test]
+fn drop_ins_are_merged_in_the_order_of_their_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write(
+        "gatepost.toml",
+        "[[broker.listener]]\naddress = \"127.0.0.1:1001\"\n[device.a]\nserial = { port = \"tty\" }\n",
+    );
+    write("conf.d/20.toml", "[[broker.listener]]\naddress = \"127.0.0.1:1003\"\n[device.a]\nwrite_gap = \"1s\"\n");
+    write(
+        "conf.d/10.toml",
+        "[[broker.listener]]\naddress = \"127.0.0.1:1002\"\n[device.b]\nserial = { port = \"tty\" }\n",
+    );
+    write("conf.d/.hidden.toml", "nonsense");
+    write("conf.d/10.toml.bak", "nonsense");
+    let loaded = config::load(&directory.path().join("gatepost.toml")).unwrap();
+    let ports: Vec<_> = loaded.config.broker.listeners.iter().map(|listener| listener.address.as_str()).collect();
+    assert_eq!(ports, ["127.0.0.1:1001", "127.0.0.1:1002", "127.0.0.1:1003"]);
+    assert_eq!(loaded.files.len(), 3);
+    let port = |name: &str| match &loaded.config.devices[name].transport {
+        config::Transport::Serial(serial) => serial.port.clone(),
+        other => panic!("{other:?}"),
+    };
+    // A relative path begins at the file that names it.
+    assert_eq!(port("a"), config::SerialPort::Path(directory.path().join("tty")));
+    assert_eq!(port("b"), config::SerialPort::Path(directory.path().join("conf.d/tty")));
+    assert_eq!(loaded.config.devices["a"].write_gap.as_secs(), 1);
+}
