@@ -1,0 +1,105 @@
+//! Who has a device file open, from /proc. All of this blocks; keep it off the runtime.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// As the kernel knows it: at most 15 bytes.
+    pub name: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = if self.pid == std::process::id() { "this " } else { "" };
+        write!(f, "{own}{} (pid {})", self.name, self.pid)
+    }
+}
+
+/// The device files below /dev that processes have open.
+#[derive(Clone, Debug, Default)]
+pub struct Holders {
+    by_device: BTreeMap<u64, Vec<Holder>>,
+    complete: bool,
+}
+
+impl Holders {
+    /// Looks through /proc as it is now.
+    pub fn scan() -> Holders {
+        let mut holders = Holders { complete: true, ..Holders::default() };
+        let Ok(processes) = fs::read_dir("/proc") else { return Holders::default() };
+        for process in processes.flatten() {
+            let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid {
+                holders.scan_process(pid, &process.path());
+            }
+        }
+        holders
+    }
+
+    /// The processes that have `device` open, by process id.
+    pub fn of(&self, device: &Path) -> &[Holder] {
+        let number = fs::metadata(device).map(|device| device.rdev()).unwrap_or(0);
+        self.by_device.get(&number).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether every process could be looked into. Without root, those of others cannot.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    fn scan_process(&mut self, pid: u32, process: &Path) {
+        let files = match fs::read_dir(process.join("fd")) {
+            Ok(files) => files,
+            // Gone meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(_) => {
+                self.complete = false;
+                return;
+            }
+        };
+        let mut devices: Vec<u64> = files
+            .flatten()
+            .map(|file| file.path())
+            .filter(|file| fs::read_link(file).is_ok_and(|target| target.starts_with("/dev")))
+            .filter_map(|file| fs::metadata(file).ok())
+            .map(|device| device.rdev())
+            .filter(|&number| number != 0)
+            .collect();
+        devices.sort_unstable();
+        devices.dedup();
+        if devices.is_empty() {
+            return;
+        }
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default().trim_end().to_owned();
+        for number in devices {
+            let holders = self.by_device.entry(number).or_default();
+            holders.push(Holder { pid, name: name.clone() });
+            holders.sort_unstable();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use super::*;
+
+    #[test]
+    fn finds_this_process() {
+        let (_far, near) = crate::transport::serial::tests::pty();
+        let open = fs::File::open(&near).unwrap();
+        let holders = Holders::scan();
+        assert!(holders.of(Path::new(&near)).iter().any(|holder| holder.pid == process::id()));
+        assert!(holders.of(Path::new("/nonexistent")).is_empty());
+        drop(open);
+        assert!(Holders::scan().of(Path::new(&near)).is_empty());
+    }
+}
