@@ -1,1 +1,178 @@
 //! The MQTT broker: rumqttd's router inside, our own edge outside.
+//!
+//! A `listener` accepts, a `connection` reads CONNECT, a `session` does the rest and talks to the [`bus`].
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config;
+use crate::log_limit::LogLimit;
+use bus::{Bus, BusError, BusSettings};
+use local::{LocalClient, LocalSettings};
+use sessions::Sessions;
+pub use stats::BrokerStats;
+
+mod admission;
+pub mod bus;
+mod connection;
+mod flow;
+mod inflight;
+pub mod lane;
+mod levels;
+mod links;
+mod listener;
+pub mod local;
+pub mod message;
+mod pace;
+pub mod packet;
+mod queue;
+pub mod reader;
+pub mod retained;
+mod router;
+mod session;
+mod sessions;
+mod stats;
+pub mod subscriptions;
+mod will;
+
+/// The broker. Dropping it stops it without waiting; [`Broker::stop`] waits.
+#[derive(Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Why the broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address is taken.
+    #[error(
+        "cannot listen on {address}: {source}; hint: another gatepost or mosquitto may be there: \
+         `ss -ltnp` shows who, `systemctl stop mosquitto` stops mosquitto"
+    )]
+    InUse {
+        /// As configured.
+        address: String,
+        /// EADDRINUSE.
+        source: io::Error,
+    },
+    /// A listener cannot be bound for another reason.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// As configured.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The router did not start.
+    #[error("cannot start the message router: {0}")]
+    Bus(#[from] BusError),
+}
+
+impl StartError {
+    fn bind(address: &str, source: io::Error) -> StartError {
+        let address = address.to_owned();
+        match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::InUse { address, source },
+            _ => StartError::Bind { address, source },
+        }
+    }
+}
+
+/// What every part of the broker has in hand.
+#[derive(Debug)]
+struct Shared {
+    settings: config::Broker,
+    bus: Bus,
+    stats: BrokerStats,
+    sessions: Sessions,
+    /// Connections over all listeners.
+    permits: Arc<Semaphore>,
+    /// Refused connections are logged once a minute for each reason code.
+    refusals: Mutex<HashMap<u8, LogLimit>>,
+    /// Owns listeners, connections, sessions and their last words.
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Broker {
+    /// Starts the bus and binds every listener. Call it once in a process: the router's thread cannot be stopped.
+    pub async fn start(settings: &config::Broker) -> Result<Broker, StartError> {
+        let listeners = listener::bind_all(&settings.listeners).await?;
+        let bus = Bus::start(BusSettings {
+            max_readers: settings.max_connections + sessions::KEPT + LOCAL_READERS,
+            max_retained: settings.max_retained,
+        })?;
+        let shared = Arc::new(Shared {
+            bus,
+            stats: BrokerStats::default(),
+            sessions: Sessions::default(),
+            permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
+            refusals: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            settings: settings.clone(),
+        });
+        let addresses = listeners.iter().map(|listener| listener.address).collect();
+        for listener in listeners {
+            shared.tasks.spawn(listener::run(shared.clone(), listener));
+        }
+        Ok(Broker { shared, addresses })
+    }
+
+    /// The bound addresses, with the ports that the kernel chose.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// A new client without a socket.
+    pub fn client(&self) -> LocalClient {
+        let config::Broker { max_payload_size, retained, .. } = self.shared.settings;
+        LocalClient::new(self.shared.bus.clone(), LocalSettings { max_payload_size, retained })
+    }
+
+    /// The counters of the network side.
+    pub fn stats(&self) -> &BrokerStats {
+        &self.shared.stats
+    }
+
+    /// The bus, for its counters.
+    pub fn bus(&self) -> &Bus {
+        &self.shared.bus
+    }
+
+    /// Resolves when the router has died: the process should end with exit code 70.
+    pub async fn failed(&self) {
+        self.shared.bus.failed().await;
+    }
+
+    /// Closes every listener and connection. MQTT 5 clients get DISCONNECT 0x8B; wills are published, for the sessions
+    /// end here. Returns whether all of it was done within `deadline`.
+    pub async fn stop(self, deadline: Duration) -> bool {
+        self.cancel();
+        tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_ok()
+    }
+
+    fn cancel(&self) {
+        self.shared.stop.cancel();
+        self.shared.sessions.stop();
+        self.shared.tasks.close();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// Readers of the bus besides the sessions of clients: devices and the gateway itself.
+const LOCAL_READERS: usize = 4096;

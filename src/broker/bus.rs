@@ -1,0 +1,356 @@
+//! The bus: publishers on one side, readers on the other, rumqttd's router between them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::consume_budget;
+
+use super::flow::{Admission, Flow};
+use super::lane::Lane;
+use super::links::Links;
+use super::message::{Envelope, Message};
+use super::reader::Reader;
+use super::retained::{Retained, Retention, Snapshot};
+use super::router::{self, LinkReceiver, LinkSender, Router, Stopped};
+use crate::stats::Counter;
+use crate::topic::TopicFilter;
+
+/// How large the bus may grow.
+#[derive(Clone, Copy, Debug)]
+pub struct BusSettings {
+    /// Readers that are subscribed to something at the same time: sessions, connected or not, and local subscribers.
+    pub max_readers: usize,
+    /// Topics with a retained message.
+    pub max_retained: usize,
+}
+
+/// Why the bus did not do it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BusError {
+    /// The router's thread has ended; nothing can be routed any more and the process should end.
+    #[error(
+        "the message router has stopped; hint: this is a bug in gatepost or rumqttd, see the log above; restart it"
+    )]
+    Stopped,
+    /// A thread could not be started.
+    #[error(
+        "cannot start a thread for the bus: {0}; hint: is the limit of processes for this user or service reached?"
+    )]
+    Thread(Arc<std::io::Error>),
+    /// [`BusSettings::max_readers`] are subscribed already.
+    #[error("cannot subscribe: {0} sessions are subscribed already, which is the limit")]
+    TooManyReaders(usize),
+}
+
+/// Why [`Bus::try_publish`] did not take a message.
+#[derive(Debug, thiserror::Error)]
+pub enum TryPublishError {
+    /// A reader of its lane is behind; [`Bus::ready`] waits until it has caught up.
+    #[error("the lane is full")]
+    Busy(Envelope),
+    /// See [`BusError::Stopped`].
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// What became of a message the bus took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Whether anyone reads its lane. False does not mean that it was lost: nobody subscribed to it.
+    pub read: bool,
+    /// For RETAIN 1: what the retained store did.
+    pub retained: Option<Retention>,
+}
+
+/// What the bus has counted since the start.
+#[derive(Debug, Default)]
+pub struct BusStats {
+    /// Messages taken from publishers.
+    pub published: Counter,
+    /// Of these, on a lane that nobody read.
+    pub unread: Counter,
+    /// Messages handed to readers; one published counts once for each reader of its lane.
+    pub delivered: Counter,
+    /// Messages that a reader should have had and did not get: a bug.
+    pub lost: Counter,
+    /// Times a publisher was told to wait.
+    pub busy: Counter,
+    /// Retained messages refused because the store was full.
+    pub retained_refused: Counter,
+}
+
+/// The bus. Cheap to clone; all clones are the same bus.
+#[derive(Clone)]
+pub struct Bus(Arc<Shared>);
+
+/// What all clones of a bus and all its readers share.
+pub(super) struct Shared {
+    pub(super) publisher: Mutex<Publisher>,
+    pub(super) flow: Flow,
+    pub(super) links: Links,
+    pub(super) stats: BusStats,
+    /// Locked before `publisher`, where both are.
+    retained: Mutex<Retained>,
+    /// Close when the router ends; nothing else comes from them.
+    ends: AsyncMutex<[LinkReceiver; 2]>,
+    last_session: AtomicU64,
+}
+
+/// The two links that everybody publishes through, one at a time.
+///
+/// The router takes all that is in a link's buffer for the one event that is on its way. So when a reader subscribes,
+/// what is published after that could overtake it by joining a buffer whose event was sent before. With a second link
+/// there is a way to say "from here on": publish through the other.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    links: [LinkSender; 2],
+    current: usize,
+}
+
+impl Bus {
+    /// Starts the router. Its thread cannot be stopped and lives as long as the process: start one bus.
+    pub fn start(settings: BusSettings) -> Result<Bus, BusError> {
+        let stopped = |Stopped| BusError::Stopped;
+        let router = Router::start(settings.max_readers + 2);
+        let first = router.connect("publisher-0").map_err(stopped)?;
+        let second = router.connect("publisher-1").map_err(stopped)?;
+        let links = Links::start(router, settings.max_readers).map_err(|error| BusError::Thread(Arc::new(error)))?;
+        Ok(Bus(Arc::new(Shared {
+            publisher: Mutex::new(Publisher { links: [first.sender, second.sender], current: 0 }),
+            flow: Flow::new(router::LANE_BUDGET),
+            links,
+            stats: BusStats::default(),
+            retained: Mutex::new(Retained::new(settings.max_retained)),
+            ends: AsyncMutex::new([first.receiver, second.receiver]),
+            last_session: AtomicU64::new(0),
+        })))
+    }
+
+    /// A number for a new session, not 0 and never given again.
+    pub fn session_number(&self) -> u64 {
+        self.0.last_session.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Publishes; for RETAIN 1 also updates the retained store, in the order of the lane. Never blocks or waits.
+    pub fn try_publish(&self, envelope: Envelope) -> Result<Published, TryPublishError> {
+        if envelope.retain() {
+            return self.publish_retained(envelope);
+        }
+        let read = self.0.push(envelope, 0)?.read;
+        Ok(Published { read, retained: None })
+    }
+
+    /// Waits until `lane` has room again. Another publisher may take the room: try again in a loop.
+    pub async fn ready(&self, lane: Lane) {
+        self.0.flow.room(lane).await;
+    }
+
+    /// Publishes, waiting for room on the lane. If the future is dropped, so is the message.
+    pub async fn publish(&self, mut envelope: Envelope) -> Result<Published, BusError> {
+        // Nothing below waits while there is room: without this a busy publisher would never let another task run.
+        consume_budget().await;
+        loop {
+            let lane = envelope.lane();
+            envelope = match self.try_publish(envelope) {
+                Ok(published) => return Ok(published),
+                Err(TryPublishError::Bus(error)) => return Err(error),
+                Err(TryPublishError::Busy(envelope)) => envelope,
+            };
+            self.ready(lane).await;
+        }
+    }
+
+    /// A new reader, which reads nothing yet and costs the router nothing.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.0.clone())
+    }
+
+    /// The retained messages that `filter` matches now, without expired ones.
+    pub fn retained(&self, filter: &TopicFilter) -> Snapshot {
+        self.retained_of([filter])
+    }
+
+    /// The retained messages that any of `filters` matches now, each once.
+    pub(super) fn retained_of<'a>(&self, filters: impl IntoIterator<Item = &'a TopicFilter>) -> Snapshot {
+        self.0.retained.lock().snapshot(filters, Instant::now())
+    }
+
+    /// Topics with a retained message, and what these messages take in bytes.
+    pub fn retained_size(&self) -> (usize, usize) {
+        let retained = self.0.retained.lock();
+        (retained.len(), retained.bytes())
+    }
+
+    /// Resolves when the router's thread has died. The process should then exit with code 70.
+    pub async fn failed(&self) {
+        let mut ends = self.0.ends.lock().await;
+        let [first, second] = &mut *ends;
+        loop {
+            let arrival = tokio::select! {
+                arrival = first.next() => arrival,
+                arrival = second.next() => arrival,
+            };
+            if arrival == Err(Stopped) {
+                return;
+            }
+        }
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &BusStats {
+        &self.0.stats
+    }
+
+    fn publish_retained(&self, envelope: Envelope) -> Result<Published, TryPublishError> {
+        // The lock is held until the message is on its lane: so the last one on the lane is the one retained.
+        let mut retained = self.0.retained.lock();
+        let now = Instant::now();
+        let deletes = envelope.payload().is_empty();
+        let Some(version) = retained.admit(envelope.topic(), deletes, now) else {
+            let read = self.0.push(envelope, 0)?.read;
+            self.0.stats.retained_refused.increment();
+            return Ok(Published { read, retained: Some(Retention::Refused) });
+        };
+        let pushed = self.0.push(envelope, version)?;
+        let message = Message::decode(pushed.bytes).map_err(|_| BusError::Stopped)?;
+        Ok(Published { read: pushed.read, retained: Some(retained.update(message)) })
+    }
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus").field("stats", &self.0.stats).finish_non_exhaustive()
+    }
+}
+
+/// A sealed envelope that was put on its lane, or, unread, was not.
+struct Pushed {
+    bytes: Bytes,
+    read: bool,
+}
+
+impl Shared {
+    fn push(&self, envelope: Envelope, retained_version: u64) -> Result<Pushed, TryPublishError> {
+        let lane = envelope.lane();
+        let mut publisher = self.publisher.lock();
+        let pushed = match self.flow.admit(lane) {
+            Admission::Full => {
+                drop(publisher);
+                self.stats.busy.increment();
+                return Err(TryPublishError::Busy(envelope));
+            }
+            Admission::Room => {
+                let position = self.flow.add(lane, router::counted_size(envelope.size()));
+                let bytes = envelope.seal(position, retained_version);
+                publisher.link().publish(lane, bytes.clone()).map_err(|Stopped| BusError::Stopped)?;
+                Pushed { bytes, read: true }
+            }
+            Admission::Unread => {
+                drop(publisher);
+                self.stats.unread.increment();
+                Pushed { bytes: envelope.seal(0, retained_version), read: false }
+            }
+        };
+        self.stats.published.increment();
+        Ok(pushed)
+    }
+}
+
+impl Publisher {
+    /// Makes sure that what is published from now on is handled by the router after any event sent now. Fails if the
+    /// router has taken neither link's buffer; then it must first be given the time to do that.
+    pub(super) fn barrier(&mut self) -> bool {
+        if !self.links[self.current].is_idle() {
+            let other = 1 - self.current;
+            if !self.links[other].is_idle() {
+                return false;
+            }
+            self.current = other;
+        }
+        true
+    }
+
+    fn link(&mut self) -> &mut LinkSender {
+        &mut self.links[self.current]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::lane::LaneSet;
+    use crate::broker::message::Draft;
+    use crate::qos::Qos;
+    use std::collections::VecDeque;
+
+    fn bus() -> Bus {
+        Bus::start(BusSettings { max_readers: 10, max_retained: 10 }).unwrap()
+    }
+
+    fn envelope() -> Envelope {
+        let (topic, payload, properties) = ("a", &b"1"[..], &b""[..]);
+        Envelope::new(&Draft {
+            topic,
+            payload,
+            qos: Qos::AtMostOnce,
+            retain: true,
+            origin: 1,
+            expires: None,
+            properties,
+        })
+    }
+
+    fn lanes() -> LaneSet {
+        LaneSet::of(&TopicFilter::new("#").unwrap())
+    }
+
+    #[tokio::test]
+    async fn when_the_router_dies_everybody_is_told() {
+        let bus = bus();
+        let mut reader = bus.reader();
+        reader.set_lanes(lanes()).await.unwrap();
+        bus.0.publisher.lock().link().crash_router();
+        bus.failed().await;
+        bus.failed().await;
+        assert!(matches!(reader.recv(&mut VecDeque::new()).await, Err(BusError::Stopped)));
+        let deadline = Instant::now() + std::time::Duration::from_secs(10);
+        while bus.try_publish(envelope()).is_ok() {
+            // The channel of events closes a moment after the links.
+            assert!(Instant::now() < deadline);
+        }
+    }
+
+    #[tokio::test]
+    async fn while_one_link_is_behind_a_reader_enters_by_the_other() {
+        let bus = bus();
+        bus.0.publisher.lock().links[0].stall();
+        let mut reader = bus.reader();
+        reader.set_lanes(lanes()).await.unwrap();
+        assert_eq!(bus.0.publisher.lock().current, 1);
+        bus.try_publish(envelope()).unwrap();
+        let mut batch = VecDeque::new();
+        reader.recv(&mut batch).await.unwrap();
+        assert_eq!(batch.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn while_both_links_are_behind_a_reader_waits_and_publishers_do_not() {
+        let bus = bus();
+        bus.0.publisher.lock().links.iter_mut().for_each(LinkSender::stall);
+        let mut reader = bus.reader();
+        let entered = tokio::time::timeout(std::time::Duration::from_millis(50), reader.set_lanes(lanes())).await;
+        assert!(entered.is_err());
+        assert!(!bus.try_publish(envelope()).unwrap().read);
+        bus.0.publisher.lock().links.iter_mut().for_each(LinkSender::go_on);
+        reader.set_lanes(lanes()).await.unwrap();
+        assert!(bus.try_publish(envelope()).unwrap().read);
+        let mut batch = VecDeque::new();
+        reader.recv(&mut batch).await.unwrap();
+        assert_eq!(batch.len(), 1);
+    }
+}

@@ -1,0 +1,303 @@
+//! How far the readers of each lane are behind, so that a publisher waits before the router's log overruns a reader.
+//!
+//! Each lane has a head, the bytes ever published on it; each reader has a position on each of its lanes, the head as
+//! it was after the last message it took. The distance from the slowest reader to the head must not exceed the budget
+//! when a message is added. The slowest is looked for only when the last known one was too far behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::lane::{LANES, Lane, LaneSet};
+
+/// The accounts of all lanes.
+#[derive(Debug)]
+pub(super) struct Flow {
+    budget: u64,
+    lanes: [LaneFlow; LANES],
+}
+
+/// One reader's position on each lane.
+#[derive(Debug)]
+pub(super) struct Positions([AtomicU64; LANES]);
+
+/// Whether a lane takes a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// There is room for one message of any size.
+    Room,
+    /// A reader is too far behind.
+    Full,
+    /// There is no reader.
+    Unread,
+}
+
+#[derive(Debug)]
+struct LaneFlow {
+    lane: Lane,
+    head: AtomicU64,
+    /// How many readers there are; written under the lock of `readers`.
+    reader_count: AtomicUsize,
+    readers: Mutex<Vec<Arc<Positions>>>,
+    /// No reader's position is lower; written under the lock of `readers`.
+    slowest: AtomicU64,
+    /// Publishers that wait for `room`.
+    waiting: AtomicUsize,
+    room: Notify,
+}
+
+impl Flow {
+    /// Accounts that allow `budget` bytes between the slowest reader and the head.
+    pub(super) fn new(budget: u64) -> Flow {
+        Flow { budget, lanes: Lane::all().map(LaneFlow::new) }
+    }
+
+    /// Whether `lane` takes a message now. To hold, this and [`Flow::add`] must be called under one lock.
+    pub(super) fn admit(&self, lane: Lane) -> Admission {
+        let flow = self.lane(lane);
+        if flow.reader_count.load(SeqCst) == 0 {
+            Admission::Unread
+        } else if flow.backlog() <= self.budget || flow.find_slowest() <= self.budget {
+            Admission::Room
+        } else {
+            Admission::Full
+        }
+    }
+
+    /// Adds a message of `size` bytes to `lane`; returns the head after it.
+    pub(super) fn add(&self, lane: Lane, size: u64) -> u64 {
+        self.lane(lane).head.fetch_add(size, SeqCst) + size
+    }
+
+    /// Counts `reader` among the readers of `lanes`, as one that has read everything so far. Under the lock of `add`.
+    pub(super) fn join(&self, lanes: LaneSet, reader: &Arc<Positions>) {
+        for lane in lanes.iter() {
+            let flow = self.lane(lane);
+            let mut readers = flow.readers.lock();
+            reader.at(lane).store(flow.head.load(SeqCst), SeqCst);
+            readers.push(reader.clone());
+            flow.reader_count.store(readers.len(), SeqCst);
+        }
+    }
+
+    /// Ceases to count `reader` among the readers of `lanes`.
+    pub(super) fn leave(&self, lanes: LaneSet, reader: &Arc<Positions>) {
+        for lane in lanes.iter() {
+            let flow = self.lane(lane);
+            let mut readers = flow.readers.lock();
+            if let Some(index) = readers.iter().position(|other| Arc::ptr_eq(other, reader)) {
+                readers.swap_remove(index);
+                if readers.len() * 4 < readers.capacity() {
+                    readers.shrink_to_fit();
+                }
+            }
+            flow.reader_count.store(readers.len(), SeqCst);
+            drop(readers);
+            self.wake_if_room(flow, None);
+        }
+    }
+
+    /// Notes that `reader` has taken the messages of `lane` up to `position`. Only the reader itself calls this.
+    pub(super) fn advance(&self, lane: Lane, reader: &Positions, position: u64) {
+        let before = reader.at(lane).fetch_max(position, SeqCst);
+        self.wake_if_room(self.lane(lane), Some(before));
+    }
+
+    /// Whether `reader` has taken everything that was added to `lanes`.
+    pub(super) fn is_level(&self, lanes: LaneSet, reader: &Positions) -> bool {
+        lanes.iter().all(|lane| reader.at(lane).load(SeqCst) >= self.lane(lane).head.load(SeqCst))
+    }
+
+    /// Waits until `lane` has room.
+    pub(super) async fn room(&self, lane: Lane) {
+        let flow = self.lane(lane);
+        let notified = flow.room.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        let _waiting = Waiting::new(&flow.waiting);
+        if flow.find_slowest() > self.budget {
+            notified.await;
+        }
+    }
+
+    /// Wakes the waiting publishers if the lane is half empty: not for each message that is taken. `before` is the
+    /// position of the reader that moved: unless it was the slowest, nothing has changed.
+    fn wake_if_room(&self, flow: &LaneFlow, before: Option<u64>) {
+        // A publisher first counts itself, then looks for the slowest reader; a reader first moves, then looks here. So
+        // either the reader sees the publisher or the publisher sees the move. `slowest` is read under the lock for
+        // the same reason.
+        if flow.waiting.load(SeqCst) == 0 {
+            return;
+        }
+        let moved = {
+            let readers = flow.readers.lock();
+            let slowest = before.is_none_or(|before| before <= flow.slowest.load(SeqCst));
+            slowest.then(|| flow.find_slowest_of(&readers))
+        };
+        if moved.is_some_and(|backlog| backlog <= self.budget / 2) {
+            flow.room.notify_waiters();
+        }
+    }
+
+    fn lane(&self, lane: Lane) -> &LaneFlow {
+        &self.lanes[lane.index()]
+    }
+}
+
+impl LaneFlow {
+    fn new(lane: Lane) -> LaneFlow {
+        LaneFlow {
+            lane,
+            head: AtomicU64::new(0),
+            reader_count: AtomicUsize::new(0),
+            readers: Mutex::default(),
+            slowest: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            room: Notify::new(),
+        }
+    }
+
+    /// Bytes between the slowest reader as last known and the head: at least the true distance.
+    fn backlog(&self) -> u64 {
+        self.head.load(SeqCst).saturating_sub(self.slowest.load(SeqCst))
+    }
+
+    /// The true distance now.
+    fn find_slowest(&self) -> u64 {
+        self.find_slowest_of(&self.readers.lock())
+    }
+
+    fn find_slowest_of(&self, readers: &[Arc<Positions>]) -> u64 {
+        let head = self.head.load(SeqCst);
+        // Positions only grow and new readers begin at the head, so this never falls.
+        let slowest = readers.iter().map(|reader| reader.at(self.lane).load(SeqCst)).min().unwrap_or(head);
+        self.slowest.store(slowest, SeqCst);
+        head.saturating_sub(slowest)
+    }
+}
+
+impl Positions {
+    /// Position 0 everywhere.
+    pub(super) fn new() -> Positions {
+        Positions(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+
+    fn at(&self, lane: Lane) -> &AtomicU64 {
+        &self.0[lane.index()]
+    }
+}
+
+/// A publisher that waits, counted.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Waiting<'a> {
+        count.fetch_add(1, SeqCst);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topic::TopicFilter;
+
+    fn lanes(filter: &str) -> LaneSet {
+        LaneSet::of(&TopicFilter::new(filter).unwrap())
+    }
+
+    fn reader(flow: &Flow, filter: &str) -> Arc<Positions> {
+        let reader = Arc::new(Positions::new());
+        flow.join(lanes(filter), &reader);
+        reader
+    }
+
+    #[test]
+    fn a_lane_is_full_when_its_slowest_reader_is_a_budget_behind() {
+        let (flow, lane) = (Flow::new(100), Lane::of("a"));
+        assert_eq!(flow.admit(lane), Admission::Unread);
+        let (slow, fast) = (reader(&flow, "#"), reader(&flow, "a"));
+        assert_eq!(flow.admit(Lane::of("$a")), Admission::Unread);
+        assert_eq!(flow.admit(lane), Admission::Room);
+        flow.add(lane, 100);
+        assert_eq!(flow.admit(lane), Admission::Room, "one message fits while the budget is not exceeded");
+        let head = flow.add(lane, 1_000_000);
+        assert_eq!(flow.admit(lane), Admission::Full);
+        flow.advance(lane, &fast, head);
+        assert_eq!(flow.admit(lane), Admission::Full);
+        flow.advance(lane, &slow, head - 101);
+        assert_eq!(flow.admit(lane), Admission::Full);
+        flow.advance(lane, &slow, head - 100);
+        assert_eq!(flow.admit(lane), Admission::Room);
+    }
+
+    #[test]
+    fn a_reader_is_level_when_it_has_taken_all_of_its_own_lanes() {
+        let (flow, lane) = (Flow::new(100), Lane::of("a"));
+        flow.add(lane, 7);
+        let one = reader(&flow, "a");
+        assert!(flow.is_level(lanes("a"), &one));
+        flow.add(Lane::of("$a"), 7);
+        assert!(flow.is_level(lanes("a"), &one));
+        let head = flow.add(lane, 7);
+        assert!(!flow.is_level(lanes("a"), &one));
+        flow.advance(lane, &one, head);
+        assert!(flow.is_level(lanes("a"), &one));
+    }
+
+    #[test]
+    fn a_reader_is_behind_only_from_where_it_joined_and_until_it_leaves() {
+        let (flow, lane) = (Flow::new(100), Lane::of("a"));
+        let slow = reader(&flow, "a");
+        flow.add(lane, 500);
+        let late = reader(&flow, "a");
+        flow.leave(lanes("a"), &slow);
+        assert_eq!(flow.admit(lane), Admission::Room);
+        flow.add(lane, 101);
+        assert_eq!(flow.admit(lane), Admission::Full);
+        flow.leave(lanes("a"), &late);
+        assert_eq!(flow.admit(lane), Admission::Unread);
+    }
+
+    #[tokio::test]
+    async fn waiting_publishers_wake_when_the_lane_is_half_empty_or_its_reader_leaves() {
+        let (flow, lane) = (Arc::new(Flow::new(100)), Lane::of("a"));
+        let slow = reader(&flow, "a");
+        flow.room(lane).await;
+        let head = flow.add(lane, 200);
+        let wait = |flow: Arc<Flow>| async move { flow.room(lane).await };
+        let mut first = polled(wait(flow.clone()));
+        assert!(!first.is_done());
+        flow.advance(lane, &slow, head - 60);
+        assert!(!first.is_done(), "more than half full");
+        flow.advance(lane, &slow, head - 50);
+        assert!(first.is_done());
+
+        flow.add(lane, 200);
+        let mut second = polled(wait(flow.clone()));
+        assert!(!second.is_done());
+        flow.leave(lanes("a"), &slow);
+        assert!(second.is_done());
+    }
+
+    /// A future polled by hand.
+    struct Polled<F>(std::pin::Pin<Box<F>>);
+
+    fn polled<F: Future<Output = ()>>(future: F) -> Polled<F> {
+        Polled(Box::pin(future))
+    }
+
+    impl<F: Future<Output = ()>> Polled<F> {
+        fn is_done(&mut self) -> bool {
+            self.0.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The client without a socket: devices, `$SYS` and the gateway's own topics publish and subscribe with it.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::task::consume_budget;
+
+use super::bus::{Bus, BusError, Published, TryPublishError};
+use super::lane::LaneSet;
+use super::message::{Draft, Envelope, Message};
+use super::reader::Reader;
+use super::subscriptions::{Subscription, SubscriptionOptions, Subscriptions};
+use crate::qos::Qos;
+use crate::topic::{TopicFilter, TopicName};
+
+/// What local clients are held to.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalSettings {
+    /// Bytes of one message's payload.
+    pub max_payload_size: usize,
+    /// Whether retained messages are kept; without, RETAIN counts as 0.
+    pub retained: bool,
+}
+
+/// Why a local client's message was not published.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Larger than [`LocalSettings::max_payload_size`].
+    #[error("cannot publish {size} bytes to {topic}: the limit is {limit}; hint: raise max_payload_size in [broker]")]
+    TooLarge {
+        /// The message's topic.
+        topic: TopicName,
+        /// Its payload.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A reader of its lane is behind; only from `try_publish`.
+    #[error("cannot publish to {0} now: its readers are behind")]
+    Busy(TopicName),
+    /// The bus does not run.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// A message from a local client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Its topic.
+    pub topic: TopicName,
+    /// Its payload.
+    pub payload: Bytes,
+    /// Its QoS.
+    pub qos: Qos,
+    /// Whether it is to be retained.
+    pub retain: bool,
+}
+
+/// One local publisher. Cheap to clone; clones share its identity.
+#[derive(Clone, Debug)]
+pub struct LocalClient {
+    bus: Bus,
+    settings: LocalSettings,
+    session: u64,
+}
+
+/// A message for a local subscriber.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its topic.
+    pub topic: TopicName,
+    /// Its payload.
+    pub payload: Bytes,
+    /// The publisher's QoS lowered to the subscription's.
+    pub qos: Qos,
+    /// Whether it comes from the retained store, and not live.
+    pub retain: bool,
+    /// MQTT 5 properties; see [`Draft::properties`](super::message::Draft::properties).
+    pub properties: Bytes,
+}
+
+/// A local client's subscriptions.
+#[derive(Debug)]
+pub struct Subscriber {
+    reader: Reader,
+    subscriptions: Subscriptions,
+    session: u64,
+    /// Retained messages that are still to be delivered, with the QoS of their subscription.
+    retained: VecDeque<(Message, Qos)>,
+    /// Live messages that are still to be matched.
+    batch: VecDeque<Message>,
+}
+
+impl LocalClient {
+    /// A client with a new identity.
+    pub fn new(bus: Bus, settings: LocalSettings) -> LocalClient {
+        LocalClient { session: bus.session_number(), bus, settings }
+    }
+
+    /// Publishes, waiting for room.
+    pub async fn publish(&self, publish: Publish) -> Result<Published, PublishError> {
+        let envelope = self.envelope(&publish)?;
+        Ok(self.bus.publish(envelope).await?)
+    }
+
+    /// Publishes if there is room now.
+    pub fn try_publish(&self, publish: Publish) -> Result<Published, PublishError> {
+        let envelope = self.envelope(&publish)?;
+        self.bus.try_publish(envelope).map_err(|error| match error {
+            TryPublishError::Busy(_) => PublishError::Busy(publish.topic),
+            TryPublishError::Bus(error) => PublishError::Bus(error),
+        })
+    }
+
+    /// Subscribes; retained messages come first. A bare [`Qos`] will do for options.
+    pub async fn subscribe<O: Into<SubscriptionOptions> + Copy>(
+        &self,
+        filters: Vec<(TopicFilter, O)>,
+    ) -> Result<Subscriber, BusError> {
+        let mut reader = self.bus.reader();
+        let lanes = filters.iter().fold(LaneSet::EMPTY, |lanes, (filter, _)| lanes.union(LaneSet::of(filter)));
+        reader.set_lanes(lanes).await?;
+        let snapshot = self.bus.retained_of(filters.iter().map(|(filter, _)| filter));
+        let mut subscriptions = Subscriptions::new();
+        let insert = |subscriptions: &mut Subscriptions, retained_floor| {
+            for (filter, options) in &filters {
+                let subscription = Subscription { options: (*options).into(), id: None, retained_floor };
+                subscriptions.insert(filter.clone(), subscription);
+            }
+        };
+        insert(&mut subscriptions, 0);
+        let qos = |message: &Message| subscriptions.matches(message, self.session).map(|found| found.qos);
+        let retained =
+            snapshot.messages.into_iter().filter_map(|message| qos(&message).map(|qos| (message, qos))).collect();
+        insert(&mut subscriptions, snapshot.version);
+        Ok(Subscriber { reader, subscriptions, session: self.session, retained, batch: VecDeque::new() })
+    }
+
+    fn envelope(&self, publish: &Publish) -> Result<Envelope, PublishError> {
+        let (size, limit) = (publish.payload.len(), self.settings.max_payload_size);
+        if size > limit {
+            return Err(PublishError::TooLarge { topic: publish.topic.clone(), size, limit });
+        }
+        Ok(Envelope::new(&Draft {
+            topic: publish.topic.as_str(),
+            payload: &publish.payload,
+            qos: publish.qos,
+            retain: publish.retain && self.settings.retained,
+            origin: self.session,
+            expires: None,
+            properties: &[],
+        }))
+    }
+}
+
+impl Subscriber {
+    /// The next message; `None` when the bus has stopped. Cancel safe.
+    /// Whoever subscribes must go on receiving: publishers on its lanes wait for it.
+    pub async fn recv(&mut self) -> Option<Delivery> {
+        // As in `Bus::publish`: other tasks have their turn.
+        consume_budget().await;
+        loop {
+            let delivery = self.next_retained().or_else(|| self.next_live());
+            if delivery.is_some() {
+                return delivery;
+            }
+            self.reader.recv(&mut self.batch).await.ok()?;
+        }
+    }
+
+    fn next_retained(&mut self) -> Option<Delivery> {
+        std::iter::from_fn(|| self.retained.pop_front()).find_map(|(message, qos)| Delivery::new(&message, qos, true))
+    }
+
+    fn next_live(&mut self) -> Option<Delivery> {
+        std::iter::from_fn(|| self.batch.pop_front()).find_map(|message| {
+            let found = self.subscriptions.matches(&message, self.session)?;
+            Delivery::new(&message, found.qos, false)
+        })
+    }
+}
+
+impl Delivery {
+    /// `None` for a message that has expired.
+    fn new(message: &Message, qos: Qos, retain: bool) -> Option<Delivery> {
+        if message.expires().is_some_and(|expiry| expiry <= Instant::now()) {
+            return None;
+        }
+        Some(Delivery {
+            topic: TopicName::new(message.topic()).ok()?,
+            payload: message.payload(),
+            qos: message.qos().min(qos),
+            retain,
+            properties: Bytes::copy_from_slice(message.properties()),
+        })
+    }
+}

@@ -1,0 +1,389 @@
+//! One client's session, for as long as it lives, over any number of connections.
+//!
+//! One task owns it all: subscriptions, the end of the bus it reads, what waits and what is on the way, and, while the
+//! client is connected, the socket. Between connections it goes on reading the bus, so that publishers never wait for
+//! a client that is not there.
+
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::consume_budget;
+
+use super::Shared;
+use super::admission::{SessionExpiry, Terms};
+use super::bus::BusError;
+use super::inflight::Inflight;
+use super::lane::LaneSet;
+use super::message::Message;
+use super::pace::Pace;
+use super::packet::{Connect, PacketError, Reason, WillRequest, write_disconnect};
+use super::queue::{Queue, QueueLimits};
+use super::reader::Reader;
+use super::stats::Counted;
+use super::subscriptions::Subscriptions;
+use super::will;
+use crate::log_limit::LogLimit;
+use crate::qos::Qos;
+use crate::stats::DropReason;
+use outgoing::Outgoing;
+use timer::Timer;
+use wire::{Io, Wire};
+
+mod incoming;
+mod liveness;
+mod outgoing;
+mod timer;
+mod wire;
+
+pub use wire::{Permits, close};
+
+/// How long a client may take, when the gateway stops, to read what was published before.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// A connection whose CONNECT was accepted, on its way to its session.
+#[derive(Debug)]
+pub struct Attach {
+    /// The socket.
+    pub stream: TcpStream,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// What came after CONNECT.
+    pub input: BytesMut,
+    /// CONNECT.
+    pub connect: Connect,
+    /// What was agreed.
+    pub terms: Terms,
+    /// What it counts against.
+    pub permits: Permits,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Session {
+    shared: Arc<Shared>,
+    client_id: Arc<str>,
+    number: u64,
+    subscriptions: Subscriptions,
+    reader: Reader,
+    lanes: LaneSet,
+    /// From the bus, not matched yet; one batch at most.
+    inbox: VecDeque<Message>,
+    /// Retained messages for new subscriptions; bounded by `max_retained` and one snapshot.
+    backlog: VecDeque<Outgoing>,
+    queue: Queue<Outgoing>,
+    inflight: Inflight<Outgoing>,
+    /// QoS 2 messages of the client that are published and not released [MQTT-4.3.3-10].
+    received: HashSet<u16>,
+    pace: Pace,
+    delivered: u64,
+    drop_log: LogLimit,
+    _counted: Counted,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the client disconnected")]
+    Disconnect(Reason),
+    #[error("the client closed the connection without DISCONNECT")]
+    Closed,
+    #[error("the connection failed: {0}")]
+    Failed(#[from] io::Error),
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    #[error("the client connected anew")]
+    TakenOver(Box<Attach>),
+    #[error("the gateway stops")]
+    Stopped,
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl End {
+    /// What an MQTT 5 client is told.
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            End::Disconnect(_) | End::Closed | End::Failed(_) => None,
+            End::Packet(error) => Some(error.reason),
+            End::TakenOver(_) => Some(Reason::SESSION_TAKEN_OVER),
+            End::Stopped => Some(Reason::SERVER_SHUTTING_DOWN),
+            End::Bus(_) => Some(Reason::UNSPECIFIED),
+        }
+    }
+}
+
+/// What is left of a connection: who comes next, and until when to wait.
+struct Aftermath {
+    next: Option<Box<Attach>>,
+    will: Option<(WillRequest, Instant)>,
+    /// `None`: never.
+    expires: Option<Instant>,
+    stopped: bool,
+}
+
+/// Runs `session` from its first connection to its end. A closed `attach` channel means that the gateway stops.
+pub async fn run(mut session: Session, first: Box<Attach>, mut attach: mpsc::Receiver<Box<Attach>>) {
+    let mut next = Some(first);
+    let mut present = false;
+    let mut will = None;
+    while let Some(connection) = next.take() {
+        let resumes = present && !connection.connect.clean_start;
+        if let Some((will, _)) = will.take().filter(|_| !resumes) {
+            session.publish_will(&will);
+        }
+        if !resumes {
+            session.clear().await;
+        }
+        let mut after = session.serve(connection, resumes, &mut attach).await;
+        present = true;
+        if !after.stopped && after.next.is_none() {
+            session.wait(&mut after, &mut attach).await;
+        }
+        will = after.will;
+        next = after.next;
+        if next.is_none() {
+            present = false;
+            next = session.shared.clone().sessions.leave(&session, &mut attach);
+        }
+    }
+    if let Some((will, _)) = will {
+        session.publish_will(&will);
+    }
+    session.count_leftovers();
+}
+
+impl Session {
+    /// A session that knows nothing yet.
+    pub fn new(shared: Arc<Shared>, client_id: Arc<str>) -> Session {
+        let settings = &shared.settings;
+        let limits =
+            QueueLimits { messages: settings.max_queued, bytes: settings.max_queued_bytes, full: settings.queue_full };
+        Session {
+            client_id,
+            number: shared.bus.session_number(),
+            subscriptions: Subscriptions::new(),
+            reader: shared.bus.reader(),
+            lanes: LaneSet::EMPTY,
+            inbox: VecDeque::new(),
+            backlog: VecDeque::new(),
+            queue: Queue::new(limits),
+            inflight: Inflight::default(),
+            received: HashSet::new(),
+            pace: Pace::default(),
+            delivered: 0,
+            drop_log: LogLimit::default(),
+            _counted: shared.stats.sessions.count(),
+            shared,
+        }
+    }
+
+    /// The client's id.
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// The number that marks its messages.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Forgets all state, for a client that starts anew.
+    async fn clear(&mut self) {
+        self.count_leftovers();
+        self.subscriptions = Subscriptions::new();
+        // If the bus has stopped, the first use of it says so.
+        let _ = self.read_lanes(LaneSet::EMPTY).await;
+        self.inbox.clear();
+        self.backlog.clear();
+        self.queue.retain(|_| false);
+        self.inflight = Inflight::default();
+        self.received.clear();
+    }
+
+    /// Counts what goes with the session.
+    fn count_leftovers(&self) {
+        let left = self.queue.len() + self.backlog.len() + self.inflight.len();
+        self.shared.stats.dropped.add(DropReason::Stopped, left as u64);
+    }
+
+    /// Serves one connection to its end.
+    async fn serve(
+        &mut self,
+        connection: Box<Attach>,
+        resumes: bool,
+        attach: &mut mpsc::Receiver<Box<Attach>>,
+    ) -> Aftermath {
+        let now = Instant::now();
+        let mut connack = connection.terms.connack.clone();
+        connack.session_present = resumes;
+        self.inflight.connect(self.shared.settings.max_inflight.min(connection.connect.receive_maximum));
+        let clean_start = connection.connect.clean_start;
+        let mut wire = Wire::new(*connection, self.shared.stats.connected.count(), now);
+        if let Err(error) = connack.write(&mut wire.output, wire.version) {
+            tracing::error!(client_id = &*self.client_id, %error, "cannot build CONNACK; hint: this is a bug in gatepost");
+        }
+        self.shared.stats.connections.increment();
+        tracing::info!(
+            client_id = &*self.client_id,
+            peer = %wire.peer,
+            version = %wire.version,
+            clean_start,
+            session_present = resumes,
+            "client connected"
+        );
+        let end = match self.exchange(&mut wire, attach).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        self.finish(wire, end)
+    }
+
+    /// Moves packets and messages until the connection ends.
+    async fn exchange(
+        &mut self,
+        wire: &mut Wire,
+        attach: &mut mpsc::Receiver<Box<Attach>>,
+    ) -> Result<std::convert::Infallible, End> {
+        let mut timer = Timer::default();
+        let mut stop = None;
+        loop {
+            // The bus alone can keep this loop busy for ever.
+            consume_budget().await;
+            let now = Instant::now();
+            if let Some(held) = wire.held.take() {
+                self.hand_over(wire, held)?;
+            }
+            self.handle_input(wire, now).await?;
+            self.pump(wire, now);
+            if stop.is_some_and(|deadline| now >= deadline || self.has_delivered(wire)) {
+                return Err(End::Stopped);
+            }
+            if let Some(overdue) = wire.liveness.overdue(now) {
+                return Err(overdue.into());
+            }
+            // Messages are left in the inbox only while the pace holds them.
+            let pace = self.pace.deadline().filter(|_| !self.inbox.is_empty());
+            let deadline = wire.liveness.deadline().into_iter().chain(pace).chain(stop).min();
+            let busy = wire.held.as_ref().map(|held| held.envelope.lane());
+            let bus = &self.shared.bus;
+            tokio::select! {
+                progress = wire.io(now) => match progress? {
+                    Io::Read(0) => return Err(End::Closed),
+                    Io::Read(bytes) => self.shared.stats.bytes_in.add(bytes as u64),
+                    Io::Wrote(bytes) => self.shared.stats.bytes_out.add(bytes as u64),
+                },
+                received = self.reader.recv(&mut self.inbox), if self.inbox.is_empty() => received?,
+                next = attach.recv(), if stop.is_none() => match next {
+                    Some(next) => return Err(End::TakenOver(next)),
+                    None => stop = Some(Instant::now() + LAST_WORDS),
+                },
+                () = async { if let Some(lane) = busy { bus.ready(lane).await } }, if busy.is_some() => {}
+                () = timer.wait(deadline) => {}
+            }
+        }
+    }
+
+    /// Whether the client has been sent all that was published so far.
+    fn has_delivered(&self, wire: &Wire) -> bool {
+        let queued = self.inbox.len() + self.backlog.len() + self.queue.len();
+        queued == 0 && wire.output.is_empty() && self.reader.is_level()
+    }
+
+    /// Says goodbye on the old connection and decides what becomes of the will and the session.
+    fn finish(&mut self, mut wire: Wire, end: End) -> Aftermath {
+        let ended = Instant::now();
+        self.log_end(&wire, &end);
+        self.pace = Pace::default();
+        if wire.held.take().is_some() {
+            // Not acknowledged: with QoS 1 and 2 it comes again.
+            self.dropped(DropReason::Refused, 1, ended);
+        }
+        if let Some(reason) = end.reason() {
+            write_disconnect(&mut wire.output, wire.version, reason);
+        }
+        let stopped = matches!(end, End::Stopped | End::Bus(_));
+        let will = wire.will.take().filter(|_| !matches!(end, End::Disconnect(Reason::SUCCESS)));
+        let session_expiry = wire.session_expiry;
+        let will = will.map(|will| {
+            let due = if stopped { ended } else { will::due(&will, ended, session_expiry) };
+            (will, due)
+        });
+        let expires = match session_expiry {
+            SessionExpiry::After(interval) => Some(ended + interval),
+            SessionExpiry::Never => None,
+        };
+        self.shared.tasks.spawn(wire.close());
+        let next = match end {
+            End::TakenOver(next) => Some(next),
+            _ => None,
+        };
+        let mut after = Aftermath { next, will, expires, stopped };
+        self.publish_will_if_due(&mut after.will, ended);
+        after
+    }
+
+    fn log_end(&self, wire: &Wire, end: &End) {
+        let (client_id, peer) = (&*self.client_id, wire.peer);
+        match end {
+            End::Packet(error) => {
+                tracing::warn!(client_id, %peer, reason = %error, "client disconnected by the broker");
+            }
+            End::Disconnect(reason) if *reason != Reason::SUCCESS => {
+                tracing::info!(client_id, %peer, code = %reason, reason = %end, "client disconnected");
+            }
+            _ => tracing::info!(client_id, %peer, reason = %end, "client disconnected"),
+        }
+    }
+
+    /// Keeps the session without a connection until a new one comes, it expires or the gateway stops.
+    async fn wait(&mut self, after: &mut Aftermath, attach: &mut mpsc::Receiver<Box<Attach>>) {
+        let mut timer = Timer::default();
+        let skipped = self.queue.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
+        self.backlog.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
+        self.dropped(DropReason::Offline, skipped, Instant::now());
+        loop {
+            consume_budget().await;
+            let now = Instant::now();
+            self.pump_offline(now);
+            self.publish_will_if_due(&mut after.will, now);
+            if after.expires.is_some_and(|expires| expires <= now) {
+                return;
+            }
+            let deadline = after.expires.into_iter().chain(after.will.as_ref().map(|(_, due)| *due)).min();
+            tokio::select! {
+                next = attach.recv() => {
+                    after.stopped = next.is_none();
+                    after.next = next;
+                    return;
+                }
+                received = self.reader.recv(&mut self.inbox) => if received.is_err() { return },
+                () = timer.wait(deadline) => {}
+            }
+        }
+    }
+
+    fn publish_will_if_due(&self, will: &mut Option<(WillRequest, Instant)>, now: Instant) {
+        if let Some((will, _)) = will.take_if(|(_, due)| *due <= now) {
+            self.publish_will(&will);
+        }
+    }
+
+    /// Publishes in a task of its own: this one must go on reading the bus, or it might wait for itself.
+    fn publish_will(&self, will: &WillRequest) {
+        let envelope = will::envelope(will, self.number, Instant::now());
+        let bus = self.shared.bus.clone();
+        let client_id = self.client_id.clone();
+        tracing::debug!(client_id = &*client_id, topic = will.topic, "will published");
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = bus.publish(envelope).await {
+                tracing::warn!(client_id = &*client_id, %error, "cannot publish a will");
+            }
+        });
+    }
+}

@@ -1,0 +1,276 @@
+//! From the client: every packet after CONNECT.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::outgoing::Outgoing;
+use super::wire::{Held, Wire};
+use super::{End, Session};
+use crate::broker::admission::{RECEIVE_MAXIMUM, SessionExpiry, is_reserved};
+use crate::broker::bus::{BusError, TryPublishError};
+use crate::broker::inflight::Acked;
+use crate::broker::lane::LaneSet;
+use crate::broker::message::{Draft, Envelope};
+use crate::broker::packet::{
+    Ack, AckKind, Frame, IncomingPublish, Packet, PacketError, Reason, Subscribe, SubscribeEntry, Unsubscribe, Version,
+    write_ack, write_pingresp, write_suback, write_unsuback,
+};
+use crate::broker::subscriptions::{RetainHandling, Subscription, SubscriptionOptions};
+use crate::qos::Qos;
+use crate::stats::DropReason;
+use crate::topic::TopicFilter;
+
+/// Subscriptions of one session.
+const MAX_SUBSCRIPTIONS: usize = 65_536;
+
+/// Batches taken from the bus before a subscription begins; see [`Session::catch_up`].
+const CATCH_UP: usize = 16;
+
+impl Session {
+    /// Handles the packets that have come, until one has to wait.
+    pub(super) async fn handle_input(&mut self, wire: &mut Wire, now: Instant) -> Result<(), End> {
+        while wire.takes_packets() {
+            let Some(frame) = Frame::split(&mut wire.input, self.shared.settings.max_packet_size)? else { break };
+            wire.liveness.heard(now);
+            match Packet::parse(wire.version, frame)? {
+                Packet::Publish(publish) => self.publish(wire, publish, now)?,
+                Packet::Ack(ack) => self.acknowledged(wire, ack),
+                Packet::Subscribe(packet) => self.subscribe(wire, packet, now).await?,
+                Packet::Unsubscribe(packet) => self.unsubscribe(wire, packet).await?,
+                Packet::Pingreq => write_pingresp(&mut wire.output),
+                Packet::Disconnect { reason, session_expiry } => {
+                    self.change_expiry(wire, session_expiry)?;
+                    return Err(End::Disconnect(reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, wire: &mut Wire, mut publish: IncomingPublish, now: Instant) -> Result<(), End> {
+        if let Some(alias) = publish.alias {
+            publish.topic = wire.aliases.resolve(publish.topic, alias)?;
+        }
+        self.check_publish(&publish)?;
+        if publish.qos == Qos::ExactlyOnce {
+            if self.received.contains(&publish.id) {
+                let again = Ack { kind: AckKind::Pubrec, id: publish.id, reason: Reason::SUCCESS };
+                write_ack(&mut wire.output, wire.version, again);
+                return Ok(());
+            }
+            if wire.version == Version::V5 && self.received.len() >= usize::from(RECEIVE_MAXIMUM) {
+                let what = "more than Receive Maximum [MQTT-3.3.4-9]";
+                return Err(PacketError { reason: Reason::RECEIVE_MAXIMUM_EXCEEDED, what }.into());
+            }
+        }
+        // The parser has checked it.
+        let topic = std::str::from_utf8(&publish.topic).unwrap_or_default();
+        if is_reserved(topic) {
+            self.dropped(DropReason::Refused, 1, now);
+            self.answer(wire, publish.qos, publish.id, Reason::NOT_AUTHORIZED);
+            return Ok(());
+        }
+        let envelope = Envelope::new(&Draft {
+            topic,
+            payload: &publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            origin: self.number,
+            expires: publish.expiry.map(|seconds| now + Duration::from_secs(seconds.into())),
+            properties: &publish.properties,
+        });
+        self.hand_over(wire, Held { envelope, qos: publish.qos, id: publish.id })
+    }
+
+    /// Gives a message to the bus and acknowledges it, or holds it until the bus has room.
+    pub(super) fn hand_over(&mut self, wire: &mut Wire, held: Held) -> Result<(), End> {
+        let Held { envelope, qos, id } = held;
+        match self.shared.bus.try_publish(envelope) {
+            Ok(_) => {
+                self.shared.stats.messages_in.increment();
+                self.answer(wire, qos, id, Reason::SUCCESS);
+                Ok(())
+            }
+            Err(TryPublishError::Busy(envelope)) => {
+                wire.held = Some(Held { envelope, qos, id });
+                Ok(())
+            }
+            Err(TryPublishError::Bus(error)) => Err(error.into()),
+        }
+    }
+
+    fn answer(&mut self, wire: &mut Wire, qos: Qos, id: u16, reason: Reason) {
+        let kind = match qos {
+            Qos::AtMostOnce => return,
+            Qos::AtLeastOnce => AckKind::Puback,
+            Qos::ExactlyOnce => AckKind::Pubrec,
+        };
+        // In 3.1.1 a PUBREC is always followed by PUBREL; in MQTT 5 one that failed ends the exchange.
+        if kind == AckKind::Pubrec && (wire.version == Version::V311 || !reason.is_error()) {
+            self.received.insert(id);
+        }
+        write_ack(&mut wire.output, wire.version, Ack { kind, id, reason });
+    }
+
+    fn check_publish(&self, publish: &IncomingPublish) -> Result<(), PacketError> {
+        let settings = &self.shared.settings;
+        let refuse = |reason, what| Err(PacketError { reason, what });
+        if publish.qos > settings.max_qos {
+            return refuse(Reason::QOS_NOT_SUPPORTED, "a QoS above max_qos [MQTT-3.2.2-11]");
+        }
+        if publish.retain && !settings.retained {
+            return refuse(Reason::RETAIN_NOT_SUPPORTED, "RETAIN 1, and retained is false [MQTT-3.2.2-14]");
+        }
+        if publish.payload.len() > settings.max_payload_size {
+            return refuse(Reason::PACKET_TOO_LARGE, "a payload larger than max_payload_size");
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, wire: &mut Wire, ack: Ack) {
+        let Ack { kind, id, reason } = ack;
+        let answer = if kind == AckKind::Pubrel {
+            let known = self.received.remove(&id);
+            Some((AckKind::Pubcomp, if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND }))
+        } else {
+            match (self.inflight.acknowledge(kind, id, reason.is_error()), kind) {
+                (Acked::Release, _) => Some((AckKind::Pubrel, Reason::SUCCESS)),
+                (Acked::Unknown, AckKind::Pubrec) => Some((AckKind::Pubrel, Reason::PACKET_ID_NOT_FOUND)),
+                // An acknowledgement of something that was given up or acknowledged before harms nobody.
+                (Acked::Done | Acked::Unknown, _) => None,
+            }
+        };
+        if let Some((kind, reason)) = answer {
+            write_ack(&mut wire.output, wire.version, Ack { kind, id, reason });
+        }
+    }
+
+    fn change_expiry(&self, wire: &mut Wire, seconds: Option<u32>) -> Result<(), PacketError> {
+        let Some(seconds) = seconds else { return Ok(()) };
+        if wire.session_expiry.is_zero() && seconds > 0 {
+            return Err(PacketError::protocol("a session expiry interval in DISCONNECT after 0 in CONNECT"));
+        }
+        wire.session_expiry = SessionExpiry::grant(seconds, self.shared.settings.session_expiry_limit);
+        Ok(())
+    }
+
+    /// Subscribes, answers with SUBACK, and puts the retained messages behind it.
+    async fn subscribe(&mut self, wire: &mut Wire, packet: Subscribe, now: Instant) -> Result<(), End> {
+        let checked: Vec<_> = packet.entries.iter().map(|entry| self.check_filter(entry)).collect();
+        self.catch_up(wire, now).await?;
+        let wanted = checked.iter().flatten().fold(self.lanes, |lanes, filter| lanes.union(LaneSet::of(filter)));
+        let too_many = match self.read_lanes(wanted).await {
+            Ok(()) => false,
+            Err(BusError::TooManyReaders(_)) => true,
+            Err(error) => return Err(error.into()),
+        };
+        let mut codes = Vec::with_capacity(checked.len());
+        for (entry, filter) in packet.entries.iter().zip(checked) {
+            codes.push(match filter {
+                Err(reason) => reason,
+                Ok(_) if too_many || self.subscriptions.len() >= MAX_SUBSCRIPTIONS => Reason::QUOTA_EXCEEDED,
+                Ok(filter) => {
+                    let qos = entry.qos.min(self.shared.settings.max_qos);
+                    self.add_subscription(filter, entry, qos, packet.subscription_id);
+                    Reason(qos as u8)
+                }
+            });
+        }
+        write_suback(&mut wire.output, wire.version, packet.id, &codes);
+        Ok(())
+    }
+
+    fn check_filter(&self, entry: &SubscribeEntry) -> Result<TopicFilter, Reason> {
+        if entry.filter.starts_with("$share/") {
+            return Err(Reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
+        }
+        if self.backlog.len() > self.shared.settings.max_retained {
+            // Retained messages of earlier subscriptions wait for a client that does not read them.
+            return Err(Reason::QUOTA_EXCEEDED);
+        }
+        TopicFilter::new(&*entry.filter).map_err(|_| Reason::TOPIC_FILTER_INVALID)
+    }
+
+    /// Adds or replaces one subscription, whose lanes are read already, and takes its retained messages.
+    fn add_subscription(&mut self, filter: TopicFilter, entry: &SubscribeEntry, qos: Qos, id: Option<u32>) {
+        let before = self.subscriptions.get(&filter).copied();
+        let retain_handling = match entry.retain_handling {
+            0 => RetainHandling::Always,
+            1 => RetainHandling::IfNew,
+            _ => RetainHandling::Never,
+        };
+        let mut retained_floor = before.map_or(0, |subscription| subscription.retained_floor);
+        let wants_retained = match retain_handling {
+            RetainHandling::Always => true,
+            RetainHandling::IfNew => before.is_none(),
+            RetainHandling::Never => false,
+        };
+        if wants_retained {
+            let snapshot = self.shared.bus.retained(&filter);
+            retained_floor = snapshot.version;
+            let messages = snapshot.messages.into_iter();
+            let mine = messages.filter(|message| !(entry.no_local && message.origin() == self.number));
+            self.backlog.extend(mine.map(|message| Outgoing {
+                qos: message.qos().min(qos),
+                retain: true,
+                ids: id.into_iter().collect(),
+                message,
+            }));
+        }
+        let options = SubscriptionOptions {
+            qos,
+            no_local: entry.no_local,
+            retain_as_published: entry.retain_as_published,
+            retain_handling,
+        };
+        self.subscriptions.insert(filter, Subscription { options, id, retained_floor });
+    }
+
+    async fn unsubscribe(&mut self, wire: &mut Wire, packet: Unsubscribe) -> Result<(), End> {
+        let remove = |filter: &String| match TopicFilter::new(&**filter) {
+            _ if filter.starts_with("$share/") => Reason::NO_SUBSCRIPTION_EXISTED,
+            Ok(filter) if self.subscriptions.remove(&filter) => Reason::SUCCESS,
+            Ok(_) => Reason::NO_SUBSCRIPTION_EXISTED,
+            Err(_) => Reason::TOPIC_FILTER_INVALID,
+        };
+        let codes: Vec<Reason> = packet.filters.iter().map(remove).collect();
+        self.read_lanes(self.subscriptions.lanes()).await?;
+        write_unsuback(&mut wire.output, wire.version, packet.id, &codes);
+        Ok(())
+    }
+
+    /// Matches what was published before a SUBSCRIBE against the subscriptions before it: a client that publishes and
+    /// then subscribes does not expect to meet its own message.
+    async fn catch_up(&mut self, wire: &mut Wire, now: Instant) -> Result<(), End> {
+        for _ in 0..CATCH_UP {
+            self.pump(wire, now);
+            if !self.inbox.is_empty() || !self.receive_now().await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a batch if there is one now.
+    async fn receive_now(&mut self) -> Result<bool, BusError> {
+        let inbox: &mut VecDeque<_> = &mut self.inbox;
+        let mut receive = pin!(self.reader.recv(inbox));
+        poll_fn(|cx| match receive.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result.map(|()| true)),
+            Poll::Pending => Poll::Ready(Ok(false)),
+        })
+        .await
+    }
+
+    /// Reads exactly these lanes from now on.
+    pub(super) async fn read_lanes(&mut self, lanes: LaneSet) -> Result<(), BusError> {
+        if lanes != self.lanes {
+            self.reader.set_lanes(lanes).await?;
+            self.lanes = lanes;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! From the bus to the client: matching, queueing, the in-flight window, encoding.
+
+use std::time::{Duration, Instant};
+
+use super::Session;
+use super::wire::Wire;
+use crate::broker::inflight::Resend;
+use crate::broker::message::Message;
+use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, Version, write_ack};
+use crate::broker::subscriptions::Ids;
+use crate::qos::Qos;
+use crate::stats::DropReason;
+
+/// A message on its way to this client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The message.
+    pub message: Message,
+    /// Lowered to the subscription's.
+    pub qos: Qos,
+    /// The RETAIN flag it is sent with.
+    pub retain: bool,
+    /// Subscription identifiers.
+    pub ids: Ids,
+}
+
+impl Outgoing {
+    fn is_expired(&self, now: Instant) -> bool {
+        self.message.expires().is_some_and(|expires| expires <= now)
+    }
+}
+
+impl Session {
+    /// Moves messages from the inbox and the queues into the output, as far as the window and the buffer allow.
+    pub(super) fn pump(&mut self, wire: &mut Wire, now: Instant) {
+        self.resend(wire, now);
+        while wire.takes_messages() {
+            let queue_is_next = self.backlog.is_empty();
+            let next = if queue_is_next { self.queue.front() } else { self.backlog.front() };
+            if !next.is_some_and(|next| self.inflight.has_room() || next.qos == Qos::AtMostOnce) {
+                break;
+            }
+            let taken = if queue_is_next { self.queue.pop() } else { self.backlog.pop_front() };
+            if self.backlog.is_empty() {
+                self.backlog.shrink_to_fit();
+            }
+            if let Some(outgoing) = taken {
+                self.transmit(wire, outgoing, now);
+            }
+        }
+        while let Some(message) = self.inbox.front() {
+            let outgoing = self.select(message);
+            let Some(outgoing) = outgoing else {
+                self.inbox.pop_front();
+                continue;
+            };
+            let at_once = self.backlog.is_empty()
+                && self.queue.is_empty()
+                && wire.takes_messages()
+                && (self.inflight.has_room() || outgoing.qos == Qos::AtMostOnce);
+            if !at_once && self.pace.hold(now, self.queue.is_over_half(), self.delivered) {
+                break;
+            }
+            self.inbox.pop_front();
+            if at_once {
+                self.transmit(wire, outgoing, now);
+            } else {
+                self.enqueue(outgoing, now);
+            }
+        }
+    }
+
+    /// Without a connection QoS 1 and 2 are kept and QoS 0 is not (MQTT 5.0, section 4.1).
+    pub(super) fn pump_offline(&mut self, now: Instant) {
+        let mut skipped = 0;
+        while let Some(message) = self.inbox.pop_front() {
+            match self.select(&message) {
+                Some(outgoing) if outgoing.qos == Qos::AtMostOnce => skipped += 1,
+                Some(outgoing) => self.enqueue(outgoing, now),
+                None => {}
+            }
+        }
+        self.dropped(DropReason::Offline, skipped, now);
+    }
+
+    fn select(&self, message: &Message) -> Option<Outgoing> {
+        let found = self.subscriptions.matches(message, self.number)?;
+        Some(Outgoing {
+            qos: found.qos.min(message.qos()),
+            // A live message carries RETAIN 0 unless the subscription wants it kept [MQTT-3.3.1-12, MQTT-3.3.1-13].
+            retain: found.retain_as_published && message.retain(),
+            ids: found.ids,
+            message: message.clone(),
+        })
+    }
+
+    fn enqueue(&mut self, outgoing: Outgoing, now: Instant) {
+        let size = outgoing.message.size();
+        let dropped = self.queue.push(outgoing, size);
+        self.dropped(DropReason::QueueFull, dropped, now);
+    }
+
+    /// Sends again what the last connection left unacknowledged, in the order it was first sent [MQTT-4.6.0-1].
+    fn resend(&mut self, wire: &mut Wire, now: Instant) {
+        while wire.takes_messages() {
+            let too_large = match self.inflight.resend() {
+                None => return,
+                Some(Resend::Pubrel { id }) => {
+                    let pubrel = Ack { kind: AckKind::Pubrel, id, reason: Reason::SUCCESS };
+                    write_ack(&mut wire.output, wire.version, pubrel);
+                    continue;
+                }
+                Some(Resend::Publish { id, message, .. }) => {
+                    let packet = encode(message, wire.version, id, true, now);
+                    if packet.size(wire.version) <= wire.maximum_packet_size {
+                        packet.write(wire.version, &mut wire.output);
+                        self.shared.stats.messages_out.increment();
+                        continue;
+                    }
+                    id
+                }
+            };
+            self.inflight.abandon(too_large);
+            self.dropped(DropReason::TooLong, 1, now);
+        }
+    }
+
+    /// Encodes one message for the client. With QoS 1 and 2 the window must have room.
+    fn transmit(&mut self, wire: &mut Wire, outgoing: Outgoing, now: Instant) {
+        if outgoing.is_expired(now) {
+            return self.dropped(DropReason::Expired, 1, now);
+        }
+        let topic = outgoing.message.topic();
+        let mut packet = encode(&outgoing, wire.version, self.inflight.next_id(), false, now);
+        let alias = wire.aliases.outgoing(topic);
+        if let Some((alias, known)) = alias {
+            packet.alias = Some(alias);
+            packet.topic = if known { &[] } else { packet.topic };
+        }
+        if packet.size(wire.version) > wire.maximum_packet_size {
+            // Treated as if it had been sent [MQTT-3.1.2-25].
+            return self.dropped(DropReason::TooLong, 1, now);
+        }
+        packet.write(wire.version, &mut wire.output);
+        if let Some((alias, false)) = alias {
+            wire.aliases.told(topic, alias);
+        }
+        self.delivered += 1;
+        self.shared.stats.messages_out.increment();
+        if outgoing.qos > Qos::AtMostOnce {
+            let qos = outgoing.qos;
+            self.inflight.push(outgoing, qos);
+        }
+    }
+
+    /// Counts drops and logs them at most once a minute.
+    pub(super) fn dropped(&mut self, reason: DropReason, n: u64, now: Instant) {
+        if n == 0 {
+            return;
+        }
+        self.shared.stats.dropped.add(reason, n);
+        if let Some(messages) = self.drop_log.events(now, n) {
+            let client_id = &*self.client_id;
+            tracing::warn!(client_id, reason = reason.as_str(), messages, "messages for this client were dropped");
+        }
+    }
+}
+
+fn encode(outgoing: &Outgoing, version: Version, id: u16, dup: bool, now: Instant) -> OutgoingPublish<'_> {
+    let Outgoing { message, qos, retain, ids } = outgoing;
+    OutgoingPublish {
+        dup,
+        qos: *qos,
+        retain: *retain,
+        id,
+        topic: message.topic().as_bytes(),
+        payload: message.payload_bytes(),
+        properties: message.properties(),
+        expiry: match version {
+            Version::V5 => message.expires().map(|expires| remaining_seconds(expires, now)),
+            Version::V311 => None,
+        },
+        subscription_ids: ids,
+        alias: None,
+    }
+}
+
+/// What is left of a message expiry interval [MQTT-3.3.2-6], rounded up so that an unspent one comes out as it went in.
+fn remaining_seconds(expires: Instant, now: Instant) -> u32 {
+    let left = expires.saturating_duration_since(now) + Duration::from_millis(999);
+    u32::try_from(left.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remaining_interval_is_rounded_up() {
+        let now = Instant::now();
+        let at = |ms| remaining_seconds(now + Duration::from_millis(ms), now);
+        assert_eq!((at(0), at(1), at(5000), at(4001), at(3999)), (0, 1, 5, 5, 4));
+    }
+}

@@ -1,0 +1,217 @@
+//! The connected side of a session: the socket, its buffers, and what lasts as long as the connection.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Attach;
+use super::liveness::Liveness;
+use crate::broker::admission::{SessionExpiry, TOPIC_ALIAS_MAXIMUM};
+use crate::broker::message::Envelope;
+use crate::broker::packet::{PacketError, Reason, Version, WillRequest};
+use crate::broker::stats::Counted;
+
+/// Above it no more messages are encoded.
+const OUTPUT_ENOUGH: usize = 64 * 1024;
+
+/// Above it nothing is read that would be answered.
+const OUTPUT_FULL: usize = 256 * 1024;
+
+const LEAST_READ: usize = 2 * 1024;
+const LARGEST_READ: usize = 64 * 1024;
+
+/// How long a connection that is being closed may take to read what was sent last.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// One connection.
+#[derive(Debug)]
+pub struct Wire {
+    pub version: Version,
+    pub peer: SocketAddr,
+    pub input: BytesMut,
+    pub output: BytesMut,
+    pub session_expiry: SessionExpiry,
+    pub will: Option<WillRequest>,
+    /// Bytes of the largest packet the client takes.
+    pub maximum_packet_size: usize,
+    /// A message the bus has no room for; nothing is read before it has.
+    pub held: Option<Held>,
+    pub aliases: Aliases,
+    pub liveness: Liveness,
+    stream: TcpStream,
+    read_size: usize,
+    permits: Permits,
+    _connected: Counted,
+}
+
+/// The two limits a connection counts against until its socket is closed: the broker's and the listener's.
+pub type Permits = [OwnedSemaphorePermit; 2];
+
+/// A message that waits for the bus, and the acknowledgement it gets then.
+#[derive(Debug)]
+pub struct Held {
+    pub envelope: Envelope,
+    pub qos: crate::qos::Qos,
+    pub id: u16,
+}
+
+/// What [`Wire::io`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// So many bytes came; 0: the client closed.
+    Read(usize),
+    /// So many bytes went.
+    Wrote(usize),
+}
+
+/// Topic aliases, both ways (MQTT 5.0, section 3.3.2.3.4).
+#[derive(Debug, Default)]
+pub struct Aliases {
+    incoming: Vec<Bytes>,
+    outgoing: HashMap<Box<str>, u16>,
+    outgoing_maximum: u16,
+}
+
+impl Aliases {
+    /// The topic of a PUBLISH that came with `alias`; `topic` is empty when the alias stands for it.
+    pub fn resolve(&mut self, topic: Bytes, alias: u16) -> Result<Bytes, PacketError> {
+        let invalid = |what| PacketError { reason: Reason::TOPIC_ALIAS_INVALID, what };
+        if alias == 0 || alias > TOPIC_ALIAS_MAXIMUM {
+            return Err(invalid("topic alias 0 or above the maximum [MQTT-3.3.2-8, MQTT-3.3.2-9]"));
+        }
+        let index = usize::from(alias) - 1;
+        if topic.is_empty() {
+            let known = self.incoming.get(index).filter(|known| !known.is_empty());
+            return known.cloned().ok_or_else(|| invalid("a topic alias that was never set"));
+        }
+        if self.incoming.len() <= index {
+            self.incoming.resize(index + 1, Bytes::new());
+        }
+        // A copy: the slice would keep the whole read buffer alive.
+        self.incoming[index] = Bytes::copy_from_slice(&topic);
+        Ok(topic)
+    }
+
+    /// The alias for a PUBLISH to the client, and whether the client knows it already.
+    pub fn outgoing(&self, topic: &str) -> Option<(u16, bool)> {
+        if self.outgoing_maximum == 0 {
+            return None;
+        }
+        match self.outgoing.get(topic) {
+            Some(&alias) => Some((alias, true)),
+            None if self.outgoing.len() < usize::from(self.outgoing_maximum) => {
+                Some((self.outgoing.len() as u16 + 1, false))
+            }
+            None => None,
+        }
+    }
+
+    /// The client has been told `alias`.
+    pub fn told(&mut self, topic: &str, alias: u16) {
+        self.outgoing.insert(topic.into(), alias);
+    }
+}
+
+impl Wire {
+    pub fn new(attach: Attach, connected: Counted, now: Instant) -> Wire {
+        let Attach { stream, peer, input, connect, terms, permits } = attach;
+        let outgoing_maximum = connect.topic_alias_maximum.min(TOPIC_ALIAS_MAXIMUM);
+        Wire {
+            version: connect.version,
+            peer,
+            input,
+            output: BytesMut::new(),
+            session_expiry: terms.session_expiry,
+            will: connect.will,
+            maximum_packet_size: connect.maximum_packet_size,
+            held: None,
+            aliases: Aliases { outgoing_maximum, ..Aliases::default() },
+            liveness: Liveness::new(terms.silence, now),
+            stream,
+            read_size: LEAST_READ,
+            permits,
+            _connected: connected,
+        }
+    }
+
+    /// Whether more messages may be encoded.
+    pub fn takes_messages(&self) -> bool {
+        self.output.len() < OUTPUT_ENOUGH
+    }
+
+    /// Whether the client's packets may be handled.
+    pub fn takes_packets(&self) -> bool {
+        self.held.is_none() && self.output.len() < OUTPUT_FULL
+    }
+
+    /// Writes what there is to write and, if packets may be handled, reads; returns at the first progress. Cancel safe.
+    pub async fn io(&mut self, now: Instant) -> io::Result<Io> {
+        let reads = self.takes_packets();
+        if !reads {
+            // What stands in the way is not the client's silence.
+            self.liveness.heard(now);
+        }
+        poll_fn(|cx| {
+            if !self.output.is_empty() {
+                if let Poll::Ready(written) = self.poll_write(cx)? {
+                    self.liveness.wrote(now, !self.output.is_empty());
+                    return Poll::Ready(Ok(Io::Wrote(written)));
+                }
+                self.liveness.stalled(now);
+            }
+            if !reads {
+                return Poll::Pending;
+            }
+            self.input.reserve(self.read_size);
+            let mut limited = (&mut self.stream).take(self.read_size as u64);
+            let read = ready!(pin!(limited.read_buf(&mut self.input)).poll(cx))?;
+            self.read_size = if read >= self.read_size { self.read_size * 4 } else { LEAST_READ }.min(LARGEST_READ);
+            Poll::Ready(Ok(Io::Read(read)))
+        })
+        .await
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.output.advance(written);
+        if self.output.is_empty() && self.output.capacity() > OUTPUT_FULL {
+            self.output = BytesMut::new();
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    /// Ends the connection; see [`close`].
+    pub fn close(self) -> impl Future<Output = ()> + use<> {
+        let Wire { stream, output, permits, .. } = self;
+        async move {
+            close(stream, output).await;
+            drop(permits);
+        }
+    }
+}
+
+/// Sends what is left, then waits for the client to close, so that a reset by unread input does not overtake the last
+/// packet. Bounded in time.
+pub async fn close(mut stream: TcpStream, output: BytesMut) {
+    let goodbye = async {
+        stream.write_all(&output).await?;
+        stream.shutdown().await?;
+        let mut rest = [0; 4096];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // A client that is gone or does not listen cannot be told more.
+    let _ = tokio::time::timeout(LINGER, goodbye).await;
+}

@@ -1,0 +1,79 @@
+//! The sessions by client identifier: who gets a new connection.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::packet::Reason;
+use super::session::{Attach, Session};
+use super::{Shared, session};
+
+/// Connections that may wait for one session; a session takes them at once, so more is an attack.
+const WAITING: usize = 4;
+
+/// Sessions kept without a connection, over all clients.
+pub const KEPT: usize = 16_384;
+
+/// Every session has an entry, and an entry ends with its session.
+#[derive(Debug, Default)]
+pub struct Sessions(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    stopped: bool,
+    entries: HashMap<Arc<str>, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    attach: mpsc::Sender<Box<Attach>>,
+}
+
+impl Sessions {
+    /// Hands a connection to the session of its client identifier, or to a new one. A connection that cannot be had
+    /// comes back with the reason.
+    pub fn attach(&self, shared: &Arc<Shared>, mut attach: Box<Attach>) -> Result<(), (Reason, Box<Attach>)> {
+        let mut state = self.0.lock();
+        if state.stopped {
+            return Err((Reason::SERVER_SHUTTING_DOWN, attach));
+        }
+        let id: Arc<str> = attach.terms.client_id.as_str().into();
+        if let Some(entry) = state.entries.get(&id) {
+            match entry.attach.try_send(attach) {
+                Ok(()) => return Ok(()),
+                Err(mpsc::error::TrySendError::Full(attach)) => return Err((Reason::SERVER_BUSY, attach)),
+                // Its task is gone without a word, which only a panic can do.
+                Err(mpsc::error::TrySendError::Closed(returned)) => attach = returned,
+            }
+        } else if state.entries.len() >= KEPT + shared.settings.max_connections {
+            return Err((Reason::QUOTA_EXCEEDED, attach));
+        }
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let session = Session::new(shared.clone(), id.clone());
+        state.entries.insert(id, Entry { number: session.number(), attach: sender });
+        shared.tasks.spawn(session::run(session, attach, receiver));
+        Ok(())
+    }
+
+    /// A session ends: its entry goes, unless a connection has come in the meantime.
+    pub fn leave(&self, session: &Session, waiting: &mut mpsc::Receiver<Box<Attach>>) -> Option<Box<Attach>> {
+        let mut state = self.0.lock();
+        if let Ok(attach) = waiting.try_recv() {
+            return Some(attach);
+        }
+        if state.entries.get(session.client_id()).is_some_and(|entry| entry.number == session.number()) {
+            state.entries.remove(session.client_id());
+        }
+        None
+    }
+
+    /// Tells every session to end, by closing its channel, and takes no more.
+    pub fn stop(&self) {
+        let mut state = self.0.lock();
+        state.stopped = true;
+        state.entries = HashMap::new();
+    }
+}

@@ -1,0 +1,108 @@
+//! What happens when somebody is too quick or too slow.
+
+use std::time::Duration;
+
+use gatepost::config;
+use gatepost::stats::DropReason;
+
+use crate::client::*;
+
+const MANY: u32 = 100_000;
+
+/// Publishes numbered messages with QoS 1, as fast as the broker takes them, `window` unacknowledged at most.
+async fn flood(mut publisher: Client, topic: &str, count: u32, window: u32) {
+    let mut acked = 0;
+    for n in 0..count {
+        publisher.publish(2, (n % 60_000 + 1) as u16, topic, &n.to_be_bytes()).await;
+        while n + 1 - acked >= window {
+            assert_eq!(publisher.recv().await.kind(), 4);
+            acked += 1;
+        }
+    }
+    while acked < count {
+        assert_eq!(publisher.recv().await.kind(), 4);
+        acked += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quick_subscriber_gets_all_in_order_once() {
+    // A queue much smaller than the flood: only the pace keeps it from running over.
+    let broker = start(config::Broker { max_queued: 1000, ..settings() }).await;
+    let mut subscriber = Client::connect(&broker, &Connect::v3("s")).await;
+    subscriber.subscribe(1, "t", 1).await;
+    let publisher = Client::connect(&broker, &Connect::v3("p")).await;
+    let flood = tokio::spawn(flood(publisher, "t", MANY, 500));
+    for n in 0..MANY {
+        assert_eq!(
+            subscriber.payload().await,
+            n.to_be_bytes(),
+            "{:?}",
+            broker.stats().dropped.nonzero().collect::<Vec<_>>()
+        );
+    }
+    flood.await.unwrap();
+    assert_eq!(broker.stats().dropped.nonzero().collect::<Vec<_>>(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_subscriber_slows_nobody() {
+    let broker = start(config::Broker { max_queued: 1000, ..settings() }).await;
+    let mut stalled = Client::connect(&broker, &Connect::v3("stalled")).await;
+    stalled.subscribe(1, "t", 1).await;
+    let mut quick = Client::connect(&broker, &Connect::v3("quick")).await;
+    quick.subscribe(1, "t", 1).await;
+    let publisher = Client::connect(&broker, &Connect::v3("p")).await;
+    let flood = tokio::spawn(flood(publisher, "t", MANY, 500));
+    for n in 0..MANY {
+        assert_eq!(quick.payload().await, n.to_be_bytes());
+    }
+    flood.await.unwrap();
+    let dropped = broker.stats().dropped.get(DropReason::QueueFull);
+    assert!(dropped > u64::from(MANY) - 5000, "{dropped}");
+    // The stalled one is still there, and gets what its queue kept.
+    assert_eq!(stalled.payload().await, 0u32.to_be_bytes());
+}
+
+/// Publishes to itself at full speed and reads what comes: neither side may wait for the other for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_floods_itself_does_not_lock_up() {
+    let broker = broker().await;
+    let mut client = Client::connect(&broker, &Connect::v3("self")).await;
+    client.subscribe(1, "t", 0).await;
+    let payload = [7; 1000];
+    let (mut sent, mut got, mut pings) = (0u32, 0u32, 0);
+    while got < 20_000 {
+        if sent < 20_000 {
+            for _ in 0..50 {
+                client.publish(0, 0, "t", &payload).await;
+            }
+            sent += 50;
+            client.send(&[0xC0, 0]).await;
+            pings += 1;
+        }
+        while pings > 0 || got < sent {
+            match client.recv().await.kind() {
+                3 => got += 1,
+                _ => pings -= 1,
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_come_and_go_without_a_trace() {
+    let broker = broker().await;
+    for round in 0..200u16 {
+        let mut client = Client::connect(&broker, &Connect::v3("c")).await;
+        client.subscribe(1, &format!("t/{round}"), 1).await;
+        if round % 2 == 0 {
+            client.disconnect().await;
+        }
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while broker.stats().sessions.get() > 0 || broker.stats().connected.get() > 0 {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,11 @@
+//! The broker through real sockets: raw packets, and rumqttc in both versions.
+
+mod client;
+mod connect;
+mod delivery;
+mod flow;
+mod hostile;
+mod retained;
+mod rumqttc_clients;
+mod sessions;
+mod wills;
