@@ -1,1 +1,4 @@
 //! One device: open, session, backoff.
+
+pub mod queue;
+pub mod rules;

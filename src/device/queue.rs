@@ -1,0 +1,182 @@
+//! Commands that wait for a device.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::rules::Command;
+use crate::config;
+use crate::stats::{DropReason, Drops};
+
+/// Bytes of frames that wait in one queue.
+const MAX_BYTES: usize = 16 << 20;
+
+/// The commands that wait for one link, first in first out. What it drops it counts.
+///
+/// At most `queue.max` commands and 16 MiB of frames wait; beyond that the oldest goes (`queue_full`).
+/// A command that waited longer than its `max_age` is not written (`expired`). While the link is offline commands are
+/// dropped (`offline`), also those that wait when it goes, unless the queue keeps them.
+#[derive(Debug)]
+pub struct CommandQueue {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    limits: config::CommandQueue,
+    online: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    frame: Bytes,
+    /// `None`: never, or so late that no `Instant` can name it.
+    expires: Option<Instant>,
+}
+
+impl CommandQueue {
+    /// An empty queue of a link that is offline.
+    pub fn new(limits: config::CommandQueue) -> CommandQueue {
+        CommandQueue { waiting: VecDeque::new(), bytes: 0, limits, online: false }
+    }
+
+    /// Adds a command; its target has done its work by now.
+    pub fn push(&mut self, now: Instant, command: Command, drops: &Drops) {
+        if !self.online && !self.limits.keep_while_offline {
+            drops.count(DropReason::Offline);
+            return;
+        }
+        let expires = command.max_age.and_then(|age| now.checked_add(age));
+        self.bytes += command.frame.len();
+        self.waiting.push_back(Waiting { frame: command.frame, expires });
+        while self.waiting.len() > self.limits.max || self.bytes > MAX_BYTES {
+            self.take();
+            drops.count(DropReason::QueueFull);
+        }
+    }
+
+    /// Takes the oldest command that has not expired.
+    pub fn pop(&mut self, now: Instant, drops: &Drops) -> Option<Bytes> {
+        loop {
+            let command = self.take()?;
+            if command.expires.is_none_or(|expires| now <= expires) {
+                return Some(command.frame);
+            }
+            drops.count(DropReason::Expired);
+        }
+    }
+
+    /// Tells whether the link is up.
+    pub fn set_online(&mut self, online: bool, drops: &Drops) {
+        self.online = online;
+        if !online && !self.limits.keep_while_offline {
+            self.clear(DropReason::Offline, drops);
+        }
+    }
+
+    /// Drops all that waits, for instance as [`DropReason::Stopped`] when the gateway stops.
+    pub fn clear(&mut self, reason: DropReason, drops: &Drops) {
+        drops.add(reason, self.waiting.len() as u64);
+        self.waiting.clear();
+        self.bytes = 0;
+    }
+
+    /// Commands that wait, expired ones included.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn take(&mut self) -> Option<Waiting> {
+        let command = self.waiting.pop_front()?;
+        self.bytes -= command.frame.len();
+        Some(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::rules::Target;
+    use super::*;
+
+    fn queue(max: usize, keep_while_offline: bool) -> (CommandQueue, Drops) {
+        (CommandQueue::new(config::CommandQueue { max, keep_while_offline }), Drops::default())
+    }
+
+    fn command(frame: impl Into<Bytes>, max_age: Option<u64>) -> Command {
+        Command { frame: frame.into(), target: Target::All, max_age: max_age.map(Duration::from_secs) }
+    }
+
+    #[test]
+    fn commands_come_out_in_order() {
+        let (mut queue, drops) = queue(3, false);
+        let now = Instant::now();
+        queue.set_online(true, &drops);
+        for frame in ["1", "2", "3"] {
+            queue.push(now, command(frame, None), &drops);
+        }
+        assert_eq!(queue.len(), 3);
+        let popped: Vec<Bytes> = std::iter::from_fn(|| queue.pop(now, &drops)).collect();
+        assert_eq!(popped, ["1", "2", "3"]);
+        assert!(queue.is_empty() && drops.nonzero().next().is_none());
+    }
+
+    #[test]
+    fn a_full_queue_gives_up_the_oldest() {
+        let (mut queue, drops) = queue(2, true);
+        let now = Instant::now();
+        for frame in ["1", "2", "3"] {
+            queue.push(now, command(frame, None), &drops);
+        }
+        assert_eq!((queue.len(), drops.get(DropReason::QueueFull)), (2, 1));
+        assert_eq!(queue.pop(now, &drops).unwrap(), "2");
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let (mut queue, drops) = queue(1000, true);
+        let big = Bytes::from(vec![0; MAX_BYTES / 2]);
+        for _ in 0..3 {
+            queue.push(Instant::now(), command(big.clone(), None), &drops);
+        }
+        assert_eq!((queue.len(), drops.get(DropReason::QueueFull)), (2, 1));
+    }
+
+    #[test]
+    fn old_commands_expire() {
+        let (mut queue, drops) = queue(9, true);
+        let start = Instant::now();
+        for (frame, max_age) in [("1", Some(1)), ("2", Some(3)), ("3", None), ("4", Some(u64::MAX))] {
+            queue.push(start, command(frame, max_age), &drops);
+        }
+        let later = start + Duration::from_secs(3);
+        assert_eq!(queue.pop(later, &drops).unwrap(), "2");
+        assert_eq!(drops.get(DropReason::Expired), 1);
+        assert_eq!(queue.pop(later + Duration::from_secs(99), &drops).unwrap(), "3");
+        assert_eq!(queue.pop(later, &drops).unwrap(), "4");
+        assert_eq!(queue.pop(later, &drops), None);
+    }
+
+    #[test]
+    fn offline_commands_are_dropped_or_kept() {
+        let now = Instant::now();
+        let (mut dropping, drops) = queue(9, false);
+        dropping.push(now, command("1", None), &drops);
+        dropping.set_online(true, &drops);
+        dropping.push(now, command("2", None), &drops);
+        dropping.set_online(false, &drops);
+        assert_eq!((dropping.len(), drops.get(DropReason::Offline)), (0, 2));
+
+        let (mut keeping, drops) = queue(9, true);
+        keeping.push(now, command("1", None), &drops);
+        keeping.set_online(true, &drops);
+        keeping.set_online(false, &drops);
+        assert_eq!((keeping.len(), drops.get(DropReason::Offline)), (1, 0));
+        keeping.clear(DropReason::Stopped, &drops);
+        assert_eq!((keeping.pop(now, &drops), drops.get(DropReason::Stopped)), (None, 1));
+    }
+}
