@@ -1,4 +1,301 @@
-//! One device: open, session, backoff.
+//! One device: open, session, backoff, for as long as the gateway runs.
+//!
+//! A device is `offline` until its link is up. A port or host that is not there is no error: it is tried again with
+//! backoff. A `tcp_server` is online while it listens.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::broker::local::{LocalClient, Publish, Subscriber};
+use crate::config::{self, Transport};
+use crate::qos::Qos;
+use crate::stats::DropReason;
+use crate::topic::{TopicError, TopicName};
+use crate::transport;
+
+mod drop_log;
+mod links;
+mod outbox;
+mod peers;
 pub mod queue;
 pub mod rules;
+mod session;
+mod status;
+mod uplink;
+
+use drop_log::DropLog;
+use links::Links;
+use rules::{CommandOutcome, CommandRules, PublishRules};
+use session::End;
+use status::{DeviceState, StatusTopics};
+use uplink::Uplink;
+
+/// How the tasks of a gateway are told to stop.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// No new frames and commands; what is queued is still delivered.
+    pub drain: CancellationToken,
+    /// The time for that is over.
+    pub now: CancellationToken,
+}
+
+/// A device of the gateway.
+#[derive(Debug)]
+pub struct Device {
+    config: config::Device,
+    topics: StatusTopics,
+    client: LocalClient,
+    state: DeviceState,
+    uplink: Uplink,
+    command_rules: CommandRules,
+    links: Links,
+    drop_log: DropLog,
+    stop: Stop,
+}
+
+impl Device {
+    /// A device that is not running yet.
+    ///
+    /// Errors when the gateway's root topic leaves no room for the device's.
+    pub fn new(
+        config: config::Device,
+        gateway: &config::Gateway,
+        client: LocalClient,
+        stop: Stop,
+    ) -> Result<Device, TopicError> {
+        Ok(Device {
+            topics: StatusTopics::new(&gateway.topic, &config.name)?,
+            client,
+            state: DeviceState::default(),
+            uplink: Uplink::new(PublishRules::new(&config, &gateway.name)),
+            command_rules: CommandRules::new(&config, &gateway.name),
+            links: Links::new(&config),
+            drop_log: DropLog::default(),
+            stop,
+            config,
+        })
+    }
+
+    /// The name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Whether the link is up.
+    pub fn is_online(&self) -> bool {
+        self.state.is_online()
+    }
+
+    /// The payload of the stats topic.
+    pub fn stats_json(&self) -> serde_json::Value {
+        self.state.to_json(self.links.queued())
+    }
+
+    /// How long to wait before a device that panicked is started again.
+    pub fn restart_delay(&self) -> Duration {
+        self.config.reconnect.min
+    }
+
+    /// Resolves when the gateway stops.
+    pub async fn stopping(&self) {
+        self.stop.drain.cancelled().await;
+    }
+
+    /// Runs until the gateway stops.
+    pub async fn run(self: Arc<Device>) {
+        self.publish_status().await;
+        let link = async {
+            match &self.config.transport {
+                Transport::TcpServer(server) => peers::serve(&self, server).await,
+                Transport::Serial(_) | Transport::Tcp(_) => self.keep_open().await,
+            }
+        };
+        tokio::select! {
+            () = link => {}
+            () = self.take_commands() => {}
+            () = self.uplink.publish_held_back(&self) => {}
+        }
+        self.finish().await;
+    }
+
+    /// Opens the link, runs it until it ends, and again.
+    async fn keep_open(&self) {
+        let mut backoff = Backoff::new(self.config.reconnect.min, self.config.reconnect.max);
+        while !self.stop.drain.is_cancelled() {
+            let opened = tokio::select! {
+                opened = transport::open(&self.config.transport) => opened,
+                () = self.stopping() => return,
+            };
+            let reason = match opened {
+                Ok(opened) => {
+                    let began = Instant::now();
+                    let end = self.run_link(opened).await;
+                    if matches!(end, End::Stopped) {
+                        return;
+                    }
+                    if began.elapsed() >= self.config.reconnect.max {
+                        backoff.reset();
+                    }
+                    end.to_string()
+                }
+                Err(error) => error.to_string(),
+            };
+            self.wait_for_next_attempt(&reason, &mut backoff).await;
+        }
+    }
+
+    /// One link of a serial port or TCP client, from just opened to its end.
+    async fn run_link(&self, mut opened: transport::Opened) -> End {
+        for warning in &opened.warnings {
+            tracing::warn!(device = self.name(), place = opened.place, "{warning}");
+        }
+        if let Err(end) = session::prepare(&mut opened.stream, self).await {
+            return end;
+        }
+        let outbox = self.links.single();
+        outbox.set_online(true, &self.state.stats.dropped);
+        self.set_online(&opened.place).await;
+        let end = session::run(opened.stream, opened.peer, self.config.idle_timeout, self, outbox).await;
+        outbox.set_online(false, &self.state.stats.dropped);
+        self.set_offline().await;
+        end
+    }
+
+    /// Says why there is no link, once for each reason, and waits out the backoff.
+    async fn wait_for_next_attempt(&self, reason: &str, backoff: &mut Backoff) {
+        let delay = backoff.next_delay(fastrand::f64());
+        if self.state.set_error(reason) {
+            tracing::warn!(device = self.name(), reason, retry_in = ?delay, "device offline");
+            self.publish_stats().await;
+        } else {
+            tracing::debug!(device = self.name(), reason, retry_in = ?delay, "device still offline");
+        }
+        tokio::select! {
+            () = sleep(delay) => {}
+            () = self.stopping() => {}
+        }
+    }
+
+    /// Subscribes, and turns messages into queued commands for as long as the device runs.
+    async fn take_commands(&self) {
+        let filters = self.command_rules.filters();
+        if filters.is_empty() {
+            return std::future::pending().await;
+        }
+        match self.client.subscribe(filters).await {
+            Ok(subscriber) => self.queue_commands(subscriber).await,
+            Err(error) => tracing::error!(device = self.name(), %error, "the device's subscriptions were refused"),
+        }
+        std::future::pending().await
+    }
+
+    async fn queue_commands(&self, mut subscriber: Subscriber) {
+        let mut outcomes = Vec::new();
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = self.stopping() => return,
+                delivery = subscriber.recv() => delivery,
+            };
+            let Some(delivery) = delivery else { return };
+            self.state.stats.commands.increment();
+            self.command_rules.render(delivery.topic.as_str(), &delivery.payload, delivery.retain, &mut outcomes);
+            for outcome in outcomes.drain(..) {
+                match outcome {
+                    CommandOutcome::Command(command) => self.links.push(command, self),
+                    CommandOutcome::Dropped { reason, detail } => self.count_drop(reason, 1, detail.as_deref()),
+                }
+            }
+            self.say_queue_drops();
+        }
+    }
+
+    /// The last words of a device that stops: held-back messages go out, queued commands are counted, `offline`.
+    async fn finish(&self) {
+        self.uplink.flush(self).await;
+        self.links.clear(&self.state.stats.dropped);
+        self.say_queue_drops();
+        self.publish_offline().await;
+    }
+
+    /// Counts a drop and logs it, each reason at most once a minute.
+    fn count_drop(&self, reason: DropReason, count: u64, detail: Option<&str>) {
+        if count > 0 {
+            self.state.stats.dropped.add(reason, count);
+            self.drop_log.say(self.name(), reason, self.state.stats.dropped.get(reason), detail);
+        }
+    }
+
+    /// Logs what the queues dropped; they count it themselves.
+    fn say_queue_drops(&self) {
+        for reason in [DropReason::QueueFull, DropReason::Expired, DropReason::Offline, DropReason::Stopped] {
+            self.drop_log.say(self.name(), reason, self.state.stats.dropped.get(reason), None);
+        }
+    }
+
+    async fn set_online(&self, place: &str) {
+        self.state.set_online(SystemTime::now());
+        tracing::info!(device = self.name(), place, "device online");
+        self.publish_status().await;
+    }
+
+    async fn set_offline(&self) {
+        self.state.set_offline();
+        self.publish_status().await;
+    }
+
+    /// Publishes `offline` and the last stats.
+    pub async fn publish_offline(&self) {
+        self.set_offline().await;
+    }
+
+    /// Publishes the retained status and stats.
+    async fn publish_status(&self) {
+        let status: &'static [u8] = if self.is_online() { b"online" } else { b"offline" };
+        self.publish_retained(&self.topics.status, Bytes::from_static(status)).await;
+        self.publish_stats().await;
+    }
+
+    /// Publishes the retained stats.
+    pub async fn publish_stats(&self) {
+        let stats = self.stats_json().to_string();
+        self.publish_retained(&self.topics.stats, stats.into()).await;
+    }
+
+    async fn publish_retained(&self, topic: &TopicName, payload: Bytes) {
+        let message = Publish { topic: topic.clone(), payload, qos: Qos::AtLeastOnce, retain: true };
+        if let Err(error) = self.client.publish(message).await {
+            tracing::warn!(device = self.name(), %topic, %error, "the device's status was not published");
+        }
+    }
+}
+
+/// Frames or messages on their way. Those that are not settled when it is dropped, because a write failed or the link
+/// was given up, are counted.
+struct Pending<'a> {
+    device: &'a Device,
+    reason: DropReason,
+    count: u64,
+}
+
+impl<'a> Pending<'a> {
+    fn new(device: &'a Device, reason: DropReason) -> Pending<'a> {
+        Pending { device, reason, count: 0 }
+    }
+
+    /// They have arrived: returns how many.
+    fn settle(&mut self) -> u64 {
+        std::mem::take(&mut self.count)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.device.count_drop(self.reason, self.count, None);
+    }
+}

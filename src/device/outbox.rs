@@ -1,0 +1,121 @@
+//! The queue of commands for one link, and the wake-up of the task that writes them.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::queue::CommandQueue;
+use super::rules::Command;
+use crate::config;
+use crate::stats::{DropReason, Drops};
+
+/// Commands on their way to one link. Filled by the device's subscription, emptied by the link's writer.
+#[derive(Debug)]
+pub struct Outbox {
+    queue: Mutex<CommandQueue>,
+    filled: Notify,
+    /// With `echo = "drop"`: the frame written last, while it is still looked for among the frames read.
+    written: Option<Mutex<Option<Bytes>>>,
+}
+
+impl Outbox {
+    /// An empty one of a link that is offline.
+    pub fn new(config: &config::Device) -> Outbox {
+        Outbox {
+            queue: Mutex::new(CommandQueue::new(config.queue)),
+            filled: Notify::new(),
+            written: config.drop_echo.then(Mutex::default),
+        }
+    }
+
+    /// Queues `command`; what is dropped for it is counted.
+    pub fn push(&self, command: Command, drops: &Drops) {
+        self.queue.lock().push(Instant::now(), command, drops);
+        self.filled.notify_one();
+    }
+
+    /// The next frame to write. `None`: `drain` is cancelled and nothing is left. Cancel safe.
+    pub async fn next(&self, drain: &CancellationToken, drops: &Drops) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.try_next(drops) {
+                return Some(frame);
+            }
+            tokio::select! {
+                () = self.filled.notified() => {}
+                () = drain.cancelled() => return self.try_next(drops),
+            }
+        }
+    }
+
+    /// The next frame to write, if one waits.
+    pub fn try_next(&self, drops: &Drops) -> Option<Bytes> {
+        self.queue.lock().pop(Instant::now(), drops)
+    }
+
+    /// Tells whether the link is up.
+    pub fn set_online(&self, online: bool, drops: &Drops) {
+        self.queue.lock().set_online(online, drops);
+    }
+
+    /// Drops what is left, for `reason`.
+    pub fn clear(&self, reason: DropReason, drops: &Drops) {
+        self.queue.lock().clear(reason, drops);
+    }
+
+    /// Commands that wait.
+    pub fn len(&self) -> usize {
+        self.queue.lock().len()
+    }
+
+    /// Remembers a frame that goes out, to know its echo by.
+    pub fn remember_written(&self, frame: Bytes) {
+        if let Some(written) = &self.written {
+            *written.lock() = Some(frame);
+        }
+    }
+
+    /// Whether `frame` is the echo of the frame written last. Each frame written has one echo.
+    pub fn is_echo(&self, frame: &Bytes) -> bool {
+        self.written.as_ref().is_some_and(|written| written.lock().take_if(|last| last == frame).is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::rules::Target;
+
+    fn outbox() -> Outbox {
+        let text = "[device.d]\ntcp = { connect = \"localhost:1\" }\npublish = \"a\"\necho = \"drop\"\n";
+        let config = config::parse(text, "test.toml", ".".as_ref()).unwrap();
+        Outbox::new(&config.config.devices["d"])
+    }
+
+    fn command(frame: &'static str) -> Command {
+        Command { frame: Bytes::from_static(frame.as_bytes()), target: Target::All, max_age: None }
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_is_written_before_the_stop() {
+        let (outbox, drops, drain) = (outbox(), Drops::default(), CancellationToken::new());
+        outbox.set_online(true, &drops);
+        outbox.push(command("ON"), &drops);
+        drain.cancel();
+        assert_eq!(outbox.next(&drain, &drops).await.unwrap(), "ON");
+        assert_eq!(outbox.next(&drain, &drops).await, None);
+    }
+
+    #[test]
+    fn a_written_frame_has_one_echo() {
+        let outbox = outbox();
+        let frame = Bytes::from_static(b"PING");
+        assert!(!outbox.is_echo(&frame));
+        outbox.remember_written(frame.clone());
+        assert!(!outbox.is_echo(&Bytes::from_static(b"PONG")));
+        assert!(outbox.is_echo(&frame));
+        assert!(!outbox.is_echo(&frame));
+    }
+}

@@ -1,0 +1,77 @@
+//! A TCP server device: one session for each peer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::outbox::Outbox;
+use super::rules::peer_name;
+use super::session::{self, End};
+use super::{Backoff, Device};
+use crate::config::TcpServer;
+use crate::stats::DropReason;
+use crate::transport::Stream;
+use crate::transport::tcp_server::{self, Listener};
+
+/// Listens, and serves peers, until the gateway stops.
+pub async fn serve(device: &Arc<Device>, server: &TcpServer) {
+    let mut backoff = Backoff::new(device.config.reconnect.min, device.config.reconnect.max);
+    while !device.stop.drain.is_cancelled() {
+        match tcp_server::bind(server).await {
+            Ok(listener) => {
+                backoff.reset();
+                device.set_online(&format!("listening on {}", listener.local_addr())).await;
+                accept(device, server, listener).await;
+                return;
+            }
+            Err(error) => device.wait_for_next_attempt(&error.to_string(), &mut backoff).await,
+        }
+    }
+}
+
+/// Accepts until the gateway stops, then waits for the sessions to end.
+async fn accept(device: &Arc<Device>, server: &TcpServer, listener: Listener) {
+    let idle = server.idle_timeout.into_iter().chain(device.config.idle_timeout).min();
+    let refused = &device.state.stats.refused_peers;
+    let mut sessions = JoinSet::new();
+    loop {
+        tokio::select! {
+            (stream, peer) = listener.accept(refused) => {
+                if sessions.len() >= server.max_connections {
+                    refused.increment();
+                    tracing::warn!(device = device.name(), %peer, limit = server.max_connections,
+                        "connection refused: max_connections is reached");
+                } else {
+                    sessions.spawn(serve_peer(device.clone(), idle, stream, peer));
+                }
+            }
+            Some(ended) = sessions.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(device = device.name(), %error, "the task of a connection panicked");
+                }
+            }
+            () = device.stopping() => break,
+        }
+    }
+    drop(listener);
+    while sessions.join_next().await.is_some() {}
+}
+
+async fn serve_peer(device: Arc<Device>, idle: Option<Duration>, mut stream: Stream, peer: SocketAddr) {
+    let name = peer_name(peer);
+    let outbox = Arc::new(Outbox::new(&device.config));
+    let drops = &device.state.stats.dropped;
+    outbox.set_online(true, drops);
+    device.links.add_peer(name.clone(), outbox.clone());
+    tracing::info!(device = device.name(), %peer, "connected");
+    let end = match session::prepare(&mut stream, &device).await {
+        Ok(()) => session::run(stream, Some(peer), idle, &device, &outbox).await,
+        Err(end) => end,
+    };
+    device.links.remove_peer(&name);
+    let reason = if matches!(end, End::Stopped) { DropReason::Stopped } else { DropReason::Offline };
+    outbox.clear(reason, drops);
+    tracing::info!(device = device.name(), %peer, reason = %end, "disconnected");
+}
