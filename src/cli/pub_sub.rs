@@ -1,21 +1,60 @@
-//! `gatepost pub` and `gatepost sub`.
+//! `gatepost pub` and `gatepost sub`: mosquitto_pub and mosquitto_sub over rumqttc.
 
 use std::process::ExitCode;
 
-/// Publish messages, as mosquitto_pub does.
-#[derive(Debug, clap::Args)]
-pub struct PubArgs {}
+use crate::cli::exit;
 
-/// Subscribe and print messages, as mosquitto_sub does.
-#[derive(Debug, clap::Args)]
-pub struct SubArgs {}
+mod client;
+mod format;
+mod json;
+mod options;
+mod publish;
+mod subscribe;
+mod tls;
+
+pub use publish::PubArgs;
+pub use subscribe::SubArgs;
+
+use client::ClientError;
+use options::ConnectOptions;
 
 /// Runs `gatepost pub`.
-pub fn run_pub(_args: PubArgs) -> ExitCode {
-    ExitCode::SUCCESS
+pub fn run_pub(args: PubArgs) -> ExitCode {
+    let quiet = args.connect.quiet;
+    block_on(publish::run(args), quiet)
 }
 
 /// Runs `gatepost sub`.
-pub fn run_sub(_args: SubArgs) -> ExitCode {
-    ExitCode::SUCCESS
+pub fn run_sub(args: SubArgs) -> ExitCode {
+    let quiet = args.connect.quiet;
+    block_on(subscribe::run(args), quiet)
+}
+
+/// `quiet` keeps what the connection did to itself, not what is wrong with the arguments.
+fn block_on(command: impl Future<Output = anyhow::Result<u8>>, quiet: bool) -> ExitCode {
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(command));
+    match outcome {
+        Ok(code) => code.into(),
+        Err(error) => {
+            let of_the_connection = error.downcast_ref();
+            if !(quiet && of_the_connection.is_some()) {
+                eprintln!("Error: {error:#}");
+            }
+            match of_the_connection {
+                Some(ClientError::Refused { code, .. }) => (*code).into(),
+                _ => exit::FAILURE.into(),
+            }
+        }
+    }
+}
+
+/// A line on stderr, unless `--quiet`.
+fn report(options: &ConnectOptions, line: &str) {
+    if !options.quiet {
+        eprintln!("Warning: {line}");
+    }
 }
