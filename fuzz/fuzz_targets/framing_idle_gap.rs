@@ -1,0 +1,9 @@
+#![no_main]
+
+use gatepost::config::FramingKind;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| gatepost_fuzz::framing(
+    FramingKind::IdleGap { gap: std::time::Duration::from_millis(5) },
+    data
+));
