@@ -1,0 +1,130 @@
+//! `gatepost run` as a user starts it, on a free port and in a folder of its own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::process::Process;
+
+const HEAD: &str = r#"
+[gateway]
+name = "test"
+state_dir = "state"
+
+[log]
+level = "info"
+format = "plain"
+"#;
+
+const LISTENER: &str = r#"
+[[broker.listener]]
+address = "127.0.0.1:0"
+allow_anonymous = true
+"#;
+
+/// Killed when dropped; its log is shown if the test fails.
+pub struct Gateway {
+    process: Process,
+    dir: TempDir,
+    port: u16,
+}
+
+/// The binary under test with `args`. `GATEPOST_BIN` names another build of it.
+pub fn gatepost(args: &[&str]) -> Command {
+    let binary = std::env::var_os("GATEPOST_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_gatepost").into());
+    let mut command = Command::new(binary);
+    command.args(args).env_remove("GATEPOST_LOG").env_remove("STATE_DIRECTORY");
+    command
+}
+
+impl Gateway {
+    /// Starts with the given devices beside a listener on a free port, and waits until it is ready.
+    pub fn start(devices: &str) -> Gateway {
+        Gateway::start_in(TempDir::new().unwrap(), devices)
+    }
+
+    /// As [`Gateway::start`], in a folder that holds what the config names.
+    pub fn start_in(dir: TempDir, devices: &str) -> Gateway {
+        Gateway::start_with(dir, &format!("{LISTENER}{devices}"))
+    }
+
+    /// Starts with a config that brings its own `[broker]`.
+    pub fn start_with(dir: TempDir, config: &str) -> Gateway {
+        let process = Gateway::spawn(dir.path(), config);
+        process.find("ready");
+        let port = port_of(&process.find_all(&["listening", "address="]));
+        Gateway { process, dir, port }
+    }
+
+    /// Starts `gatepost run` with a config written into `dir`, without waiting.
+    pub fn spawn(dir: &Path, config: &str) -> Process {
+        let file = dir.join("gatepost.toml");
+        std::fs::write(&file, format!("{HEAD}{config}")).unwrap();
+        Process::spawn(gatepost(&["run", "-c", file.to_str().unwrap()]))
+    }
+
+    /// The broker's port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The same as text, for arguments.
+    pub fn port_text(&self) -> String {
+        self.port.to_string()
+    }
+
+    /// The port that a `tcp_server` device with port 0 was given.
+    pub fn device_port(&self, device: &str) -> u16 {
+        port_of(&self.process.find_all(&["listening", &format!("device=\"{device}\"")]))
+    }
+
+    /// Where its config lies.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Process id, for /proc.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.process.lines()
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// SIGTERM; asserts exit 0 within the 5 s of the contract and returns the log.
+    pub fn terminate(self) -> Vec<String> {
+        self.stop_with(Signal::TERM)
+    }
+
+    /// As [`Gateway::terminate`], with another signal.
+    pub fn stop_with(mut self, signal: Signal) -> Vec<String> {
+        self.process.signal(signal);
+        let status: ExitStatus = self.process.wait(Duration::from_secs(5));
+        assert_eq!(status.code(), Some(0), "exit code after {signal:?}");
+        self.process.lines()
+    }
+
+    /// SIGKILL; the folder stays for the next start.
+    pub fn kill9(mut self) -> TempDir {
+        self.process.kill();
+        self.dir
+    }
+}
+
+/// The port of the first address in a log line.
+fn port_of(line: &str) -> u16 {
+    let mut words = line.split(|c: char| c.is_whitespace() || "=\",".contains(c));
+    let address = words.find_map(|word| word.parse::<SocketAddr>().ok());
+    address.unwrap_or_else(|| panic!("no address in {line:?}")).port()
+}

@@ -1,0 +1,140 @@
+//! Starting, refusing to start, and stopping.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::common::{Gateway, Mqtt, Port, RawSubscriber, gatepost};
+
+fn run(command: &mut Command) -> (i32, String) {
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+fn run_config(dir: &TempDir, config: &str) -> (i32, String) {
+    let file = dir.path().join("gatepost.toml");
+    std::fs::write(&file, config).unwrap();
+    run(&mut gatepost(&["run", "-c", file.to_str().unwrap()]))
+}
+
+#[test]
+fn a_second_gateway_on_the_port_exits_71_and_says_who_may_be_there() {
+    let first = Gateway::start("");
+    let address = format!("127.0.0.1:{}", first.port());
+    let config = format!("[[broker.listener]]\naddress = \"{address}\"\nallow_anonymous = true\n");
+    let (code, text) = run_config(&TempDir::new().unwrap(), &config);
+    assert_eq!(code, 71, "{text}");
+    for part in [address.as_str(), "in use", "gatepost", "mosquitto"] {
+        assert!(text.contains(part), "{part:?} is missing in: {text}");
+    }
+    Mqtt::connect(first.port());
+}
+
+#[test]
+fn a_wrong_config_exits_78_with_all_errors_and_touches_nothing() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let config = format!(
+        "[[broker.listener]]\naddress = \"127.0.0.1:{port}\"\n\n[device.a]\nserial = {{ port = \"/dev/null\", bawd = 9600 }}\n\
+         publish = \"a/#\"\n"
+    );
+    let (code, text) = run_config(&TempDir::new().unwrap(), &config);
+    assert_eq!(code, 78, "the config is refused before a port is tried: {text}");
+    for part in ["gatepost.toml:5:", "bawd", "baud", "gatepost.toml:6:", "a/#"] {
+        assert!(text.contains(part), "{part:?} is missing in: {text}");
+    }
+}
+
+#[test]
+fn a_config_that_is_not_there_exits_78() {
+    let (code, text) = run(&mut gatepost(&["run", "-c", "/nowhere/gatepost.toml"]));
+    assert_eq!(code, 78, "{text}");
+    assert!(text.contains("/nowhere/gatepost.toml"), "{text}");
+}
+
+#[test]
+fn a_clean_stop_says_offline_to_everybody() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = TempDir::new().unwrap();
+        let port = Port::plugged(dir.path(), "ttyUSB0");
+        let config =
+            format!("[device.board]\nserial = {{ port = \"{}\", baud = 9600 }}\npublish = \"a\"\n", port.path());
+        let gateway = Gateway::start_in(dir, &config);
+        let watch = Mqtt::subscriber(gateway.port(), "gatepost/test/#");
+        watch.expect("gatepost/test/device/board/status", "online");
+        let late = Mqtt::subscriber(gateway.port(), "gatepost/test/status").receive();
+        assert_eq!((late.text().as_str(), late.retain), ("online", true));
+        let raw = RawSubscriber::new(gateway.port(), "gatepost/test/#");
+        gateway.stop_with(signal);
+        let last = raw.until_closed();
+        for topic in ["gatepost/test/device/board/status", "gatepost/test/status"] {
+            let offline = (topic.to_owned(), "offline".to_owned());
+            assert!(last.contains(&offline), "{topic} after {signal:?}: {last:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_stuck_device_does_not_keep_the_gateway() {
+    let dir = TempDir::new().unwrap();
+    let stuck = Port::plugged(dir.path(), "stuck");
+    let config = format!(
+        "[device.stuck]\nserial = {{ port = \"{}\", baud = 9600 }}\nsubscribe = \"stuck/set\"\npublish = \"stuck/out\"\n",
+        stuck.path()
+    );
+    let gateway = Gateway::start_in(dir, &config);
+    let mqtt = Mqtt::subscriber(gateway.port(), "gatepost/test/device/+/status");
+    mqtt.expect("gatepost/test/device/stuck/status", "online");
+    for _ in 0..200 {
+        mqtt.publish("stuck/set", vec![b'x'; 1000], 1);
+    }
+    let raw = RawSubscriber::new(gateway.port(), "gatepost/test/device/stuck/status");
+    let log = gateway.terminate();
+    assert_eq!(raw.until_closed().last().unwrap().1, "offline", "{log:#?}");
+}
+
+#[test]
+fn lines_read_before_the_stop_are_delivered() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "ttyUSB0");
+    let config = format!("[device.board]\nserial = {{ port = \"{}\", baud = 9600 }}\npublish = \"a\"\n", port.path());
+    let gateway = Gateway::start_in(dir, &config);
+    let mqtt = Mqtt::subscriber(gateway.port(), "gatepost/test/device/+/status");
+    mqtt.expect("gatepost/test/device/board/status", "online");
+    mqtt.subscribe("a", 1);
+    let raw = RawSubscriber::new(gateway.port(), "a");
+    for i in 0..100 {
+        port.write(format!("{i}\n"));
+    }
+    mqtt.expect("a", "49");
+    gateway.terminate();
+    let numbers: Vec<u32> = raw.until_closed().iter().map(|(_, payload)| payload.parse().unwrap()).collect();
+    assert!(numbers.len() >= 50, "the first 50 were published before the stop: {numbers:?}");
+    assert!(numbers.iter().copied().eq(0..numbers.len() as u32), "a gap or a repetition: {numbers:?}");
+}
+
+#[test]
+fn kill_9_and_start_again_on_the_same_port() {
+    let gateway = Gateway::start("");
+    let port = gateway.port();
+    let client = Mqtt::connect(port);
+    let dir = gateway.kill9();
+    let config = format!("[[broker.listener]]\naddress = \"127.0.0.1:{port}\"\nallow_anonymous = true\n");
+    let again = Gateway::start_with(dir, &config);
+    assert_eq!(again.port(), port);
+    Mqtt::connect(port).publish("alive", "yes", 2);
+    drop(client);
+}
+
+#[test]
+fn sighup_and_sigusr1_do_not_end_it() {
+    let mut gateway = Gateway::start("");
+    for signal in [Signal::HUP, Signal::USR1] {
+        gateway.process().signal(signal);
+        Mqtt::connect(gateway.port()).publish("alive", "yes", 1);
+    }
+    gateway.terminate();
+}

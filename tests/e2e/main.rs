@@ -1,0 +1,15 @@
+//! The real binary, end to end: real ptys and sockets, and the programs people already use.
+//!
+//! What needs only Rust runs in `cargo test`. What needs Python, mosquitto's clients or socat, or takes minutes, is
+//! ignored there; `./test` installs what is needed and runs all of it.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod commands;
+mod endurance;
+mod lifecycle;
+mod mosquitto;
+mod paho;
+mod serial;
+mod tcp;
