@@ -220,7 +220,11 @@ impl Device {
         self.uplink.flush(self).await;
         self.links.clear(&self.state.stats.dropped);
         self.say_queue_drops();
-        self.publish_offline().await;
+        if self.is_online() {
+            self.set_offline().await;
+        } else {
+            self.publish_stats().await;
+        }
     }
 
     /// Counts a drop and logs it, each reason at most once a minute.
@@ -244,14 +248,10 @@ impl Device {
         self.publish_status().await;
     }
 
-    async fn set_offline(&self) {
+    /// The link is down: publishes that, and the stats.
+    pub async fn set_offline(&self) {
         self.state.set_offline();
         self.publish_status().await;
-    }
-
-    /// Publishes `offline` and the last stats.
-    pub async fn publish_offline(&self) {
-        self.set_offline().await;
     }
 
     /// Publishes the retained status and stats.

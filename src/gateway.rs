@@ -114,7 +114,7 @@ impl Gateway {
         self.tasks.abort_all();
         for device in self.devices.iter().filter(|device| device.is_online()) {
             tracing::warn!(device = device.name(), "the device did not stop in time");
-            device.publish_offline().await;
+            device.set_offline().await;
         }
         self.publish_status("offline").await;
         if !self.broker.stop(BROKER_TIME).await {
@@ -147,7 +147,7 @@ async fn supervise(device: Arc<Device>) {
             Ok(()) => return,
             Err(error) => {
                 tracing::error!(device = device.name(), %error, "the device's task panicked; it is started again");
-                device.publish_offline().await;
+                device.set_offline().await;
                 tokio::select! {
                     () = tokio::time::sleep(device.restart_delay()) => {}
                     () = device.stopping() => return,
