@@ -18,6 +18,7 @@ use crate::log_limit::LogLimit;
 use bus::{Bus, BusError, BusSettings};
 use local::{LocalClient, LocalSettings};
 use sessions::Sessions;
+use share::Groups;
 pub use stats::BrokerStats;
 
 mod admission;
@@ -39,6 +40,7 @@ pub mod retained;
 mod router;
 mod session;
 mod sessions;
+mod share;
 mod stats;
 pub mod subscriptions;
 mod will;
@@ -94,11 +96,12 @@ struct Shared {
     bus: Bus,
     stats: BrokerStats,
     sessions: Sessions,
+    groups: Groups,
     /// Connections over all listeners.
     permits: Arc<Semaphore>,
     /// Refused connections are logged once a minute for each reason code.
     refusals: Mutex<HashMap<u8, LogLimit>>,
-    /// Owns listeners, connections, sessions and their last words.
+    /// Owns listeners, connections, sessions and their last words, groups.
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -108,13 +111,14 @@ impl Broker {
     pub async fn start(settings: &config::Broker) -> Result<Broker, StartError> {
         let listeners = listener::bind_all(&settings.listeners).await?;
         let bus = Bus::start(BusSettings {
-            max_readers: settings.max_connections + sessions::KEPT + LOCAL_READERS,
+            max_readers: settings.max_connections + sessions::KEPT + share::MAX_GROUPS + LOCAL_READERS,
             max_retained: settings.max_retained,
         })?;
         let shared = Arc::new(Shared {
             bus,
             stats: BrokerStats::default(),
             sessions: Sessions::default(),
+            groups: Groups::default(),
             permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             refusals: Mutex::default(),
             tasks: TaskTracker::new(),

@@ -139,6 +139,14 @@ impl<T> Inflight<T> {
         }
     }
 
+    /// The messages that were sent and not taken over by the client.
+    pub fn into_messages(self) -> impl Iterator<Item = T> {
+        self.slots.into_iter().filter_map(|slot| match slot {
+            Slot::Publish { message, .. } => Some(message),
+            Slot::Released | Slot::Done => None,
+        })
+    }
+
     /// Messages not acknowledged.
     pub fn len(&self) -> usize {
         self.slots.iter().filter(|slot| !matches!(slot, Slot::Done)).count()

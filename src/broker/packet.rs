@@ -81,7 +81,6 @@ reasons! {
     QUOTA_EXCEEDED = 0x97, "quota exceeded";
     RETAIN_NOT_SUPPORTED = 0x9A, "retain not supported";
     QOS_NOT_SUPPORTED = 0x9B, "QoS not supported";
-    SHARED_SUBSCRIPTIONS_NOT_SUPPORTED = 0x9E, "shared subscriptions not supported";
 }
 
 impl fmt::Debug for Reason {

@@ -25,13 +25,13 @@ use super::pace::Pace;
 use super::packet::{Connect, PacketError, Reason, WillRequest, write_disconnect};
 use super::queue::{Queue, QueueLimits};
 use super::reader::Reader;
+use super::share::Memberships;
 use super::stats::Counted;
 use super::subscriptions::Subscriptions;
 use super::will;
 use crate::log_limit::LogLimit;
 use crate::qos::Qos;
 use crate::stats::DropReason;
-use outgoing::Outgoing;
 use timer::Timer;
 use wire::{Io, Wire};
 
@@ -41,6 +41,7 @@ mod outgoing;
 mod timer;
 mod wire;
 
+pub use outgoing::Outgoing;
 pub use wire::{Permits, close};
 
 /// How long a client may take, when the gateway stops, to read what was published before.
@@ -70,6 +71,7 @@ pub struct Session {
     client_id: Arc<str>,
     number: u64,
     subscriptions: Subscriptions,
+    shares: Memberships,
     reader: Reader,
     lanes: LaneSet,
     /// From the bus, not matched yet; one batch at most.
@@ -155,7 +157,7 @@ pub async fn run(mut session: Session, first: Box<Attach>, mut attach: mpsc::Rec
     if let Some((will, _)) = will {
         session.publish_will(&will);
     }
-    session.count_leftovers();
+    session.give_up();
 }
 
 impl Session {
@@ -168,6 +170,7 @@ impl Session {
             client_id,
             number: shared.bus.session_number(),
             subscriptions: Subscriptions::new(),
+            shares: Memberships::new(shared.clone(), limits),
             reader: shared.bus.reader(),
             lanes: LaneSet::EMPTY,
             inbox: VecDeque::new(),
@@ -195,21 +198,26 @@ impl Session {
 
     /// Forgets all state, for a client that starts anew.
     async fn clear(&mut self) {
-        self.count_leftovers();
+        self.give_up();
         self.subscriptions = Subscriptions::new();
         // If the bus has stopped, the first use of it says so.
         let _ = self.read_lanes(LaneSet::EMPTY).await;
         self.inbox.clear();
         self.backlog.clear();
         self.queue.retain(|_| false);
-        self.inflight = Inflight::default();
         self.received.clear();
     }
 
-    /// Counts what goes with the session.
-    fn count_leftovers(&self) {
-        let left = self.queue.len() + self.backlog.len() + self.inflight.len();
+    /// Leaves the groups of shared subscriptions, whose other members get what they can have, and counts what goes with
+    /// the session. A QoS 2 message that was sent is not for anybody else [MQTT-4.8.2-5].
+    fn give_up(&mut self) {
+        let inflight = std::mem::take(&mut self.inflight);
+        let on_the_way = inflight.len();
+        let others_may_have = |outgoing: &Outgoing| outgoing.group.is_some() && outgoing.qos == Qos::AtLeastOnce;
+        let handed_on: Vec<Outgoing> = inflight.into_messages().filter(others_may_have).collect();
+        let left = self.queue.len() + self.backlog.len() + on_the_way - handed_on.len();
         self.shared.stats.dropped.add(DropReason::Stopped, left as u64);
+        self.shares.leave_all(handed_on);
     }
 
     /// Serves one connection to its end.
@@ -223,6 +231,7 @@ impl Session {
         let mut connack = connection.terms.connack.clone();
         connack.session_present = resumes;
         self.inflight.connect(self.shared.settings.max_inflight.min(connection.connect.receive_maximum));
+        self.shares.set_connected(true);
         let clean_start = connection.connect.clean_start;
         let mut wire = Wire::new(*connection, self.shared.stats.connected.count(), now);
         if let Err(error) = connack.write(&mut wire.output, wire.version) {
@@ -279,6 +288,7 @@ impl Session {
                     Io::Wrote(bytes) => self.shared.stats.bytes_out.add(bytes as u64),
                 },
                 received = self.reader.recv(&mut self.inbox), if self.inbox.is_empty() => received?,
+                () = self.shares.arrived() => {}
                 next = attach.recv(), if stop.is_none() => match next {
                     Some(next) => return Err(End::TakenOver(next)),
                     None => stop = Some(Instant::now() + LAST_WORDS),
@@ -292,7 +302,7 @@ impl Session {
     /// Whether the client has been sent all that was published so far.
     fn has_delivered(&self, wire: &Wire) -> bool {
         let queued = self.inbox.len() + self.backlog.len() + self.queue.len();
-        queued == 0 && wire.output.is_empty() && self.reader.is_level()
+        queued == 0 && self.shares.is_idle() && wire.output.is_empty() && self.reader.is_level()
     }
 
     /// Says goodbye on the old connection and decides what becomes of the will and the session.
@@ -344,6 +354,7 @@ impl Session {
     /// Keeps the session without a connection until a new one comes, it expires or the gateway stops.
     async fn wait(&mut self, after: &mut Aftermath, attach: &mut mpsc::Receiver<Box<Attach>>) {
         let mut timer = Timer::default();
+        self.shares.set_connected(false);
         let skipped = self.queue.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
         self.backlog.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
         self.dropped(DropReason::Offline, skipped, Instant::now());

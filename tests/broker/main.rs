@@ -8,4 +8,5 @@ mod hostile;
 mod retained;
 mod rumqttc_clients;
 mod sessions;
+mod shared;
 mod wills;

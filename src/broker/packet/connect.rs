@@ -235,7 +235,6 @@ impl Connack {
             mpc::ReceiveMaximum::new(self.receive_maximum)?.into(),
             mpc::MaximumPacketSize::new(self.maximum_packet_size)?.into(),
             mpc::TopicAliasMaximum::new(self.topic_alias_maximum)?.into(),
-            mpc::SharedSubscriptionAvailable::new(0)?.into(),
         ];
         if let Some(seconds) = self.session_expiry {
             properties.push(mpc::SessionExpiryInterval::new(seconds)?.into());
@@ -343,7 +342,7 @@ mod tests {
         connack.write(&mut out, Version::V5).unwrap();
         let read = v5_0::Connack::parse(&out[2..]).unwrap().0;
         assert!(read.session_present());
-        assert_eq!(read.props().len(), 9);
+        assert_eq!(read.props().len(), 8);
     }
 
     #[test]

@@ -18,12 +18,19 @@ use crate::broker::packet::{
     Ack, AckKind, Frame, IncomingPublish, Packet, PacketError, Reason, Subscribe, SubscribeEntry, Unsubscribe, Version,
     write_ack, write_pingresp, write_suback, write_unsuback,
 };
+use crate::broker::share::{JoinError, ShareError, ShareFilter, Wish};
 use crate::broker::subscriptions::{RetainHandling, Subscription, SubscriptionOptions};
 use crate::qos::Qos;
 use crate::stats::DropReason;
 use crate::topic::TopicFilter;
 
-/// Subscriptions of one session.
+/// What a SUBSCRIBE asks for.
+enum Wanted {
+    Own(TopicFilter),
+    Shared(ShareFilter),
+}
+
+/// Subscriptions of one session, shared ones included.
 const MAX_SUBSCRIPTIONS: usize = 65_536;
 
 /// Batches taken from the bus before a subscription begins; see [`Session::catch_up`].
@@ -159,21 +166,30 @@ impl Session {
 
     /// Subscribes, answers with SUBACK, and puts the retained messages behind it.
     async fn subscribe(&mut self, wire: &mut Wire, packet: Subscribe, now: Instant) -> Result<(), End> {
+        if packet.entries.iter().any(|entry| entry.no_local && ShareFilter::parse(&entry.filter).is_some()) {
+            return Err(PacketError::protocol("No Local for a shared subscription [MQTT-3.8.3-4]").into());
+        }
         let checked: Vec<_> = packet.entries.iter().map(|entry| self.check_filter(entry)).collect();
         self.catch_up(wire, now).await?;
-        let wanted = checked.iter().flatten().fold(self.lanes, |lanes, filter| lanes.union(LaneSet::of(filter)));
+        let wanted = checked.iter().flatten().fold(self.lanes, |lanes, wanted| match wanted {
+            Wanted::Own(filter) => lanes.union(LaneSet::of(filter)),
+            Wanted::Shared(_) => lanes,
+        });
         let too_many = match self.read_lanes(wanted).await {
             Ok(()) => false,
             Err(BusError::TooManyReaders(_)) => true,
             Err(error) => return Err(error.into()),
         };
         let mut codes = Vec::with_capacity(checked.len());
-        for (entry, filter) in packet.entries.iter().zip(checked) {
-            codes.push(match filter {
+        for (entry, wanted) in packet.entries.iter().zip(checked) {
+            let qos = entry.qos.min(self.shared.settings.max_qos);
+            let full = self.subscriptions.len() + self.shares.len() >= MAX_SUBSCRIPTIONS;
+            codes.push(match wanted {
                 Err(reason) => reason,
-                Ok(_) if too_many || self.subscriptions.len() >= MAX_SUBSCRIPTIONS => Reason::QUOTA_EXCEEDED,
-                Ok(filter) => {
-                    let qos = entry.qos.min(self.shared.settings.max_qos);
+                Ok(_) if full => Reason::QUOTA_EXCEEDED,
+                Ok(Wanted::Shared(share)) => self.join_group(share, entry, qos, packet.subscription_id).await?,
+                Ok(Wanted::Own(_)) if too_many => Reason::QUOTA_EXCEEDED,
+                Ok(Wanted::Own(filter)) => {
                     self.add_subscription(filter, entry, qos, packet.subscription_id);
                     Reason(qos as u8)
                 }
@@ -183,15 +199,31 @@ impl Session {
         Ok(())
     }
 
-    fn check_filter(&self, entry: &SubscribeEntry) -> Result<TopicFilter, Reason> {
-        if entry.filter.starts_with("$share/") {
-            return Err(Reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
+    fn check_filter(&self, entry: &SubscribeEntry) -> Result<Wanted, Reason> {
+        if let Some(share) = ShareFilter::parse(&entry.filter) {
+            return share.map(Wanted::Shared).map_err(|ShareError| Reason::TOPIC_FILTER_INVALID);
         }
         if self.backlog.len() > self.shared.settings.max_retained {
             // Retained messages of earlier subscriptions wait for a client that does not read them.
             return Err(Reason::QUOTA_EXCEEDED);
         }
-        TopicFilter::new(&*entry.filter).map_err(|_| Reason::TOPIC_FILTER_INVALID)
+        TopicFilter::new(&*entry.filter).map(Wanted::Own).map_err(|_| Reason::TOPIC_FILTER_INVALID)
+    }
+
+    /// Joins the group of a shared subscription. Retained messages do not come by it (MQTT 5.0, section 4.8.2).
+    async fn join_group(
+        &mut self,
+        share: ShareFilter,
+        entry: &SubscribeEntry,
+        qos: Qos,
+        id: Option<u32>,
+    ) -> Result<Reason, End> {
+        let wish = Wish { qos, retain_as_published: entry.retain_as_published, id };
+        match self.shares.join(share, wish).await {
+            Ok(()) => Ok(Reason(qos as u8)),
+            Err(JoinError::TooManyGroups | JoinError::Bus(BusError::TooManyReaders(_))) => Ok(Reason::QUOTA_EXCEEDED),
+            Err(JoinError::Bus(error)) => Err(error.into()),
+        }
     }
 
     /// Adds or replaces one subscription, whose lanes are read already, and takes its retained messages.
@@ -217,6 +249,7 @@ impl Session {
                 qos: message.qos().min(qos),
                 retain: true,
                 ids: id.into_iter().collect(),
+                group: None,
                 message,
             }));
         }
@@ -230,11 +263,16 @@ impl Session {
     }
 
     async fn unsubscribe(&mut self, wire: &mut Wire, packet: Unsubscribe) -> Result<(), End> {
-        let remove = |filter: &String| match TopicFilter::new(&**filter) {
-            _ if filter.starts_with("$share/") => Reason::NO_SUBSCRIPTION_EXISTED,
-            Ok(filter) if self.subscriptions.remove(&filter) => Reason::SUCCESS,
-            Ok(_) => Reason::NO_SUBSCRIPTION_EXISTED,
-            Err(_) => Reason::TOPIC_FILTER_INVALID,
+        let remove = |text: &String| {
+            let existed = match ShareFilter::parse(text) {
+                Some(share) => share.ok().map(|share| self.shares.leave(&share)),
+                None => TopicFilter::new(&**text).ok().map(|filter| self.subscriptions.remove(&filter)),
+            };
+            match existed {
+                Some(true) => Reason::SUCCESS,
+                Some(false) => Reason::NO_SUBSCRIPTION_EXISTED,
+                None => Reason::TOPIC_FILTER_INVALID,
+            }
         };
         let codes: Vec<Reason> = packet.filters.iter().map(remove).collect();
         self.read_lanes(self.subscriptions.lanes()).await?;

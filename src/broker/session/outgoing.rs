@@ -1,5 +1,6 @@
 //! From the bus to the client: matching, queueing, the in-flight window, encoding.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
@@ -7,12 +8,13 @@ use super::wire::Wire;
 use crate::broker::inflight::Resend;
 use crate::broker::message::Message;
 use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, Version, write_ack};
+use crate::broker::share::Group;
 use crate::broker::subscriptions::Ids;
 use crate::qos::Qos;
 use crate::stats::DropReason;
 
 /// A message on its way to this client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Outgoing {
     /// The message.
     pub message: Message,
@@ -22,6 +24,8 @@ pub struct Outgoing {
     pub retain: bool,
     /// Subscription identifiers.
     pub ids: Ids,
+    /// The group of a shared subscription that it came by.
+    pub group: Option<Arc<Group>>,
 }
 
 impl Outgoing {
@@ -48,6 +52,7 @@ impl Session {
                 self.transmit(wire, outgoing, now);
             }
         }
+        self.pump_shares(wire, now);
         while let Some(message) = self.inbox.front() {
             let outgoing = self.select(message);
             let Some(outgoing) = outgoing else {
@@ -67,6 +72,20 @@ impl Session {
             } else {
                 self.enqueue(outgoing, now);
             }
+        }
+    }
+
+    /// Sends what came by shared subscriptions. What cannot be sent at once stays where others can have it.
+    fn pump_shares(&mut self, wire: &mut Wire, now: Instant) {
+        if self.shares.is_idle() {
+            return;
+        }
+        loop {
+            let takes = self.backlog.is_empty() && self.queue.is_empty() && wire.takes_messages();
+            let has_room = self.inflight.has_room();
+            let can_send = |next: &Outgoing| takes && (has_room || next.qos == Qos::AtMostOnce);
+            let Some(outgoing) = self.shares.take_if(can_send) else { break };
+            self.transmit(wire, outgoing, now);
         }
     }
 
@@ -90,6 +109,7 @@ impl Session {
             // A live message carries RETAIN 0 unless the subscription wants it kept [MQTT-3.3.1-12, MQTT-3.3.1-13].
             retain: found.retain_as_published && message.retain(),
             ids: found.ids,
+            group: None,
             message: message.clone(),
         })
     }
@@ -167,7 +187,7 @@ impl Session {
 }
 
 fn encode(outgoing: &Outgoing, version: Version, id: u16, dup: bool, now: Instant) -> OutgoingPublish<'_> {
-    let Outgoing { message, qos, retain, ids } = outgoing;
+    let Outgoing { message, qos, retain, ids, group: _ } = outgoing;
     OutgoingPublish {
         dup,
         qos: *qos,

@@ -1,0 +1,366 @@
+//! Shared subscriptions, `$share/NAME/FILTER` (MQTT 5.0, section 4.8.2): each message goes to one member of a group.
+//!
+//! A group reads the bus like a session, in a task that lives as long as the group has members, and puts each message
+//! into the mailbox of one session. That sends from it what its client takes at once; the rest stays there, where the
+//! others get it from when the client goes.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::consume_budget;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::bus::BusError;
+use super::lane::LaneSet;
+use super::message::Message;
+use super::pace::Pace;
+use super::reader::Reader;
+use super::session::Outgoing;
+use super::stats::BrokerStats;
+use crate::log_limit::LogLimit;
+use crate::qos::Qos;
+use crate::stats::DropReason;
+use crate::topic::TopicFilter;
+use mailbox::{Mailbox, Readiness};
+pub use memberships::Memberships;
+
+mod mailbox;
+mod memberships;
+
+/// Groups at one time, over all clients: each has a task and reads the bus.
+pub const MAX_GROUPS: usize = 1024;
+
+/// What makes a group: subscriptions with the same name and the same filter share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ShareFilter {
+    name: Arc<str>,
+    filter: TopicFilter,
+}
+
+/// Not a valid share name, or no valid filter behind it [MQTT-4.8.2-1, MQTT-4.8.2-2].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not $share/NAME/FILTER with a name without wildcards and a valid filter")]
+pub struct ShareError;
+
+impl ShareFilter {
+    /// Takes `text` apart if it begins with `$share/`.
+    pub fn parse(text: &str) -> Option<Result<ShareFilter, ShareError>> {
+        let rest = text.strip_prefix("$share/")?;
+        let (name, filter) = rest.split_once('/').unwrap_or((rest, ""));
+        Some(match TopicFilter::new(filter) {
+            Ok(filter) if !name.is_empty() && !name.contains(['+', '#', '\0']) => {
+                Ok(ShareFilter { name: name.into(), filter })
+            }
+            _ => Err(ShareError),
+        })
+    }
+}
+
+/// What a member wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Maximum QoS.
+    pub qos: Qos,
+    /// Whether messages keep the RETAIN flag they were published with.
+    pub retain_as_published: bool,
+    /// The subscription identifier.
+    pub id: Option<u32>,
+}
+
+/// Why a session could not join a group.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JoinError {
+    /// There are [`MAX_GROUPS`] already.
+    #[error("there are {MAX_GROUPS} groups of shared subscriptions already, which is the limit")]
+    TooManyGroups,
+    /// The group cannot read the bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// Every group that has a member. Its lock is taken before that of a group, and that before a mailbox's.
+#[derive(Debug, Default)]
+pub struct Groups(Mutex<HashMap<ShareFilter, Arc<Group>>>);
+
+/// The members of one group.
+pub struct Group {
+    share: ShareFilter,
+    state: Mutex<State>,
+    /// There may be room where there was none.
+    changed: Notify,
+    /// The last member has left.
+    ended: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    members: Vec<Member>,
+    /// Whose turn it is.
+    next: usize,
+    drop_log: LogLimit,
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    mailbox: Arc<Mailbox<Outgoing>>,
+    wish: Wish,
+}
+
+/// What [`State::choose`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// This member.
+    Member(usize, Readiness),
+    /// There are only sessions without a connection, which do not keep QoS 0.
+    Offline,
+    /// There is no member.
+    Nobody,
+}
+
+/// Makes `member` one of the group of `share`. When this returns, the group reads the bus.
+async fn join(shared: &Arc<Shared>, share: &ShareFilter, member: Member) -> Result<Arc<Group>, JoinError> {
+    if let Some(group) = shared.groups.enter(share, &member)? {
+        return Ok(group);
+    }
+    let mut reader = shared.bus.reader();
+    reader.set_lanes(LaneSet::of(&share.filter)).await?;
+    // Somebody else may have been quicker. That one's reader does the work then, and this one goes.
+    if let Some(group) = shared.groups.enter(share, &member)? {
+        return Ok(group);
+    }
+    let (group, is_new) = shared.groups.found(share, member);
+    if is_new {
+        shared.tasks.spawn(run(shared.clone(), group.clone(), reader));
+    }
+    Ok(group)
+}
+
+/// Reads the bus for `group` until it ends or the bus does.
+async fn run(shared: Arc<Shared>, group: Arc<Group>, reader: Reader) {
+    tokio::select! {
+        () = group.ended.cancelled() => {}
+        () = group.distribute(&shared.stats, reader) => {}
+    }
+}
+
+impl Groups {
+    /// Enters the group if it is there.
+    fn enter(&self, share: &ShareFilter, member: &Member) -> Result<Option<Arc<Group>>, JoinError> {
+        let groups = self.0.lock();
+        match groups.get(share) {
+            Some(group) => {
+                group.enter(member.clone());
+                Ok(Some(group.clone()))
+            }
+            None if groups.len() >= MAX_GROUPS => Err(JoinError::TooManyGroups),
+            None => Ok(None),
+        }
+    }
+
+    /// Enters the group, which is made if it is not there; says whether it was.
+    fn found(&self, share: &ShareFilter, member: Member) -> (Arc<Group>, bool) {
+        let mut groups = self.0.lock();
+        let is_new = !groups.contains_key(share);
+        let group = groups.entry(share.clone()).or_insert_with(|| Arc::new(Group::new(share.clone()))).clone();
+        group.enter(member);
+        (group, is_new)
+    }
+
+    /// Takes the member with `mailbox` out of `group`, which ends with its last one.
+    fn leave(&self, group: &Arc<Group>, mailbox: &Arc<Mailbox<Outgoing>>) {
+        let mut groups = self.0.lock();
+        if group.exit(mailbox) {
+            group.ended.cancel();
+            if groups.get(&group.share).is_some_and(|known| Arc::ptr_eq(known, group)) {
+                groups.remove(&group.share);
+            }
+        }
+    }
+}
+
+impl Group {
+    fn new(share: ShareFilter) -> Group {
+        Group { share, state: Mutex::default(), changed: Notify::new(), ended: CancellationToken::new() }
+    }
+
+    /// Adds a member, or replaces what it wanted.
+    fn enter(&self, member: Member) {
+        let mut state = self.state.lock();
+        match state.members.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, &member.mailbox)) {
+            Some(known) => known.wish = member.wish,
+            None => state.members.push(member),
+        }
+        self.changed.notify_one();
+    }
+
+    /// Removes a member; says whether it was the last one.
+    fn exit(&self, mailbox: &Arc<Mailbox<Outgoing>>) -> bool {
+        let mut state = self.state.lock();
+        if let Some(index) = state.members.iter().position(|known| Arc::ptr_eq(&known.mailbox, mailbox)) {
+            state.members.remove(index);
+            state.next -= usize::from(index < state.next);
+        }
+        self.changed.notify_one();
+        state.members.is_empty()
+    }
+
+    /// Gives what comes from the bus to the members. While all of them are full it waits, if they are quick ones.
+    async fn distribute(self: &Arc<Self>, stats: &BrokerStats, mut reader: Reader) {
+        let mut batch = VecDeque::new();
+        let (mut pace, mut given) = (Pace::default(), 0);
+        while reader.recv(&mut batch).await.is_ok() {
+            for message in batch.drain(..).filter(|message| self.share.filter.matches(message.topic())) {
+                consume_budget().await;
+                let mut offered = self.offer(stats, &message);
+                while !offered && pace.hold(Instant::now(), true, given) {
+                    let deadline = pace.deadline().unwrap_or_else(Instant::now);
+                    tokio::select! {
+                        () = self.changed.notified() => {}
+                        () = sleep_until(deadline.into()) => {}
+                    }
+                    offered = self.offer(stats, &message);
+                }
+                if offered {
+                    given += 1;
+                } else {
+                    self.give(stats, message);
+                }
+            }
+        }
+    }
+
+    /// Gives `message` to a member, unless all that are connected are full.
+    fn offer(self: &Arc<Self>, stats: &BrokerStats, message: &Message) -> bool {
+        let mut state = self.state.lock();
+        let choice = state.choose(message.qos());
+        let full = matches!(choice, Choice::Member(_, Readiness::Full));
+        if !full {
+            self.hand_over(&mut state, stats, message.clone(), choice);
+        }
+        !full
+    }
+
+    /// Gives `message` to a member, where the policy of its queue decides what goes if it is full.
+    fn give(self: &Arc<Self>, stats: &BrokerStats, message: Message) {
+        let mut state = self.state.lock();
+        let choice = state.choose(message.qos());
+        self.hand_over(&mut state, stats, message, choice);
+    }
+
+    fn hand_over(self: &Arc<Self>, state: &mut State, stats: &BrokerStats, message: Message, choice: Choice) {
+        let (reason, dropped) = match choice {
+            Choice::Member(index, _) => {
+                state.next = index + 1;
+                let Member { mailbox, wish } = &state.members[index];
+                let size = message.size();
+                let outgoing = Outgoing {
+                    qos: wish.qos.min(message.qos()),
+                    retain: wish.retain_as_published && message.retain(),
+                    ids: wish.id.into_iter().collect(),
+                    group: Some(self.clone()),
+                    message,
+                };
+                (DropReason::QueueFull, mailbox.push(outgoing, size))
+            }
+            Choice::Offline => (DropReason::Offline, 1),
+            Choice::Nobody => (DropReason::Stopped, 1),
+        };
+        stats.dropped.add(reason, dropped);
+        if let Some(messages) = state.drop_log.events(Instant::now(), dropped) {
+            let (name, filter) = (&*self.share.name, self.share.filter.as_str());
+            let reason = reason.as_str();
+            tracing::warn!(name, filter, reason, messages, "messages for a shared subscription were dropped");
+        }
+    }
+}
+
+impl State {
+    /// The next one in turn that is free; if nobody is, the readiest, and of the equally ready who has least.
+    fn choose(&self, qos: Qos) -> Choice {
+        let count = self.members.len();
+        let mut best = None;
+        for index in (self.next..count).chain(0..self.next.min(count)) {
+            let Member { mailbox, wish } = &self.members[index];
+            let (readiness, load) = mailbox.readiness();
+            if readiness == Readiness::Free {
+                return Choice::Member(index, readiness);
+            }
+            let kept = readiness != Readiness::Offline || qos.min(wish.qos) > Qos::AtMostOnce;
+            if kept && best.is_none_or(|(least, _)| (readiness, load) > least) {
+                best = Some(((readiness, load), index));
+            }
+        }
+        match best {
+            Some(((readiness, _), index)) => Choice::Member(index, readiness),
+            None if count > 0 => Choice::Offline,
+            None => Choice::Nobody,
+        }
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("share", &self.share).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::queue::QueueLimits;
+    use crate::config::QueueFull;
+
+    fn member(qos: Qos, connected: bool) -> Member {
+        let mailbox = Mailbox::new(QueueLimits { messages: 10, bytes: 1000, full: QueueFull::DropOldest });
+        mailbox.set_connected(connected);
+        Member { mailbox: Arc::new(mailbox), wish: Wish { qos, retain_as_published: false, id: None } }
+    }
+
+    #[test]
+    fn a_share_has_a_name_and_a_filter() {
+        for (text, parts) in [("$share/g/a/+", ("g", "a/+")), ("$share/g//", ("g", "/")), ("$share/g/#", ("g", "#"))] {
+            let share = ShareFilter::parse(text).unwrap().unwrap();
+            assert_eq!((&*share.name, share.filter.as_str()), parts);
+        }
+        for text in ["$share/", "$share//a", "$share/g", "$share/g/", "$share/+/a", "$share/g#/a", "$share/g/a#"] {
+            assert_eq!(ShareFilter::parse(text), Some(Err(ShareError)), "{text}");
+        }
+        assert_eq!([ShareFilter::parse("$share"), ShareFilter::parse("a/$share/b/c")], [None, None]);
+    }
+
+    #[test]
+    fn who_is_offline_gets_only_what_nobody_else_can_take() {
+        let mut state = State::default();
+        assert_eq!(state.choose(Qos::AtLeastOnce), Choice::Nobody);
+        state.members.push(member(Qos::AtMostOnce, false));
+        assert_eq!(state.choose(Qos::AtLeastOnce), Choice::Offline);
+        state.members.push(member(Qos::AtLeastOnce, false));
+        assert_eq!(state.choose(Qos::AtMostOnce), Choice::Offline);
+        assert_eq!(state.choose(Qos::AtLeastOnce), Choice::Member(1, Readiness::Offline));
+        state.members.push(member(Qos::AtMostOnce, true));
+        assert_eq!(state.choose(Qos::AtLeastOnce), Choice::Member(2, Readiness::Free));
+    }
+
+    #[test]
+    fn turns_go_round_and_pass_over_who_left() {
+        let group = Group::new(ShareFilter::parse("$share/g/a").unwrap().unwrap());
+        let members: Vec<_> = (0..3).map(|_| member(Qos::AtLeastOnce, true)).collect();
+        members.iter().for_each(|member| group.enter(member.clone()));
+        let turn = || {
+            let mut state = group.state.lock();
+            let Choice::Member(index, Readiness::Free) = state.choose(Qos::AtMostOnce) else { panic!() };
+            state.next = index + 1;
+            members.iter().position(|member| Arc::ptr_eq(&member.mailbox, &state.members[index].mailbox))
+        };
+        assert_eq!([0; 4].map(|_| turn()), [Some(0), Some(1), Some(2), Some(0)]);
+        assert!(!group.exit(&members[0].mailbox));
+        assert_eq!([0; 3].map(|_| turn()), [Some(1), Some(2), Some(1)]);
+        assert!(!group.exit(&members[2].mailbox) && group.exit(&members[1].mailbox));
+    }
+}
