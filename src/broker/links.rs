@@ -5,8 +5,10 @@
 //! its next user would get the last one's messages, or, if it is closed, the router would confuse it with the link that
 //! takes its number.
 
+use std::sync::Arc;
 use std::thread;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::bus::BusError;
@@ -16,10 +18,15 @@ use super::router::{Arrival, Link, Router, Stopped};
 /// Idle links that are kept open; each costs some ten kilobytes.
 const IDLE_LINKS: usize = 32;
 
+/// Idle links that there are always, unless all are in use.
+const SPARE_LINKS: usize = 2;
+
 /// To the keeper; all clones reach the same. When the last is gone the thread ends.
 #[derive(Clone, Debug)]
 pub(super) struct Links {
-    // Not bounded, because a dropped reader cannot wait: each of the at most `max_links` links has one request in here.
+    /// Links at rest, at hand without the thread: so a subscription can begin in the moment it is asked for.
+    idle: Arc<Mutex<Vec<Lease>>>,
+    // Not bounded, because a dropped reader cannot wait: each of the at most `max_links` links has two requests in here.
     requests: flume::Sender<Request>,
 }
 
@@ -42,6 +49,8 @@ pub(super) struct Remains {
 #[derive(Debug)]
 enum Request {
     Lease(oneshot::Sender<Result<Lease, BusError>>),
+    /// See to it that there are spare links.
+    Spare,
     Return(Lease, Remains),
 }
 
@@ -64,7 +73,7 @@ struct Keeper {
     router: Router,
     max_links: usize,
     open: usize,
-    idle: Vec<Lease>,
+    idle: Arc<Mutex<Vec<Lease>>>,
     /// Names of closed links.
     free_names: Vec<usize>,
 }
@@ -73,17 +82,25 @@ impl Links {
     /// Starts the keeper. At most `max_links` are open at a time.
     pub(super) fn start(router: Router, max_links: usize) -> std::io::Result<Links> {
         let (requests, received) = flume::unbounded::<Request>();
-        let mut keeper = Keeper { router, max_links, open: 0, idle: Vec::new(), free_names: Vec::new() };
+        let idle = Arc::new(Mutex::default());
+        let mut keeper = Keeper { router, max_links, open: 0, idle: idle.clone(), free_names: Vec::new() };
         thread::Builder::new().name("links".to_owned()).spawn(move || {
+            keeper.keep_spare();
             for request in received {
                 keeper.handle(request);
             }
         })?;
-        Ok(Links { requests })
+        Ok(Links { idle, requests })
     }
 
     /// A link at rest. Cancel safe.
     pub(super) async fn lease(&self) -> Result<Lease, BusError> {
+        let spare = self.idle.lock().pop();
+        if let Some(lease) = spare {
+            // If the keeper is gone, the next lease says so.
+            let _ = self.requests.send(Request::Spare);
+            return Ok(lease);
+        }
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Lease(reply)).map_err(|_| BusError::Stopped)?;
         let mut asked = Asked { answer, links: self };
@@ -106,6 +123,7 @@ impl Keeper {
                     self.keep(lease);
                 }
             }
+            Request::Spare => self.keep_spare(),
             Request::Return(mut lease, remains) => match bring_to_rest(&mut lease.link, remains) {
                 Ok(()) => self.keep(lease),
                 Err(Stopped) => self.open -= 1,
@@ -114,9 +132,22 @@ impl Keeper {
     }
 
     fn lease(&mut self) -> Result<Lease, BusError> {
-        if let Some(lease) = self.idle.pop() {
-            return Ok(lease);
+        let idle = self.idle.lock().pop();
+        match idle {
+            Some(lease) => Ok(lease),
+            None => self.open_one(),
         }
+    }
+
+    /// Opens links until there are some to spare, or as many as there may be.
+    fn keep_spare(&mut self) {
+        while self.idle.lock().len() < SPARE_LINKS {
+            let Ok(lease) = self.open_one() else { return };
+            self.idle.lock().push(lease);
+        }
+    }
+
+    fn open_one(&mut self) -> Result<Lease, BusError> {
         if self.open == self.max_links {
             return Err(BusError::TooManyReaders(self.max_links));
         }
@@ -127,9 +158,13 @@ impl Keeper {
     }
 
     fn keep(&mut self, lease: Lease) {
-        if self.idle.len() < IDLE_LINKS {
-            self.idle.push(lease);
-        } else if lease.link.disconnect().is_ok() {
+        let mut idle = self.idle.lock();
+        if idle.len() < IDLE_LINKS {
+            idle.push(lease);
+            return;
+        }
+        drop(idle);
+        if lease.link.disconnect().is_ok() {
             self.open -= 1;
             self.free_names.push(lease.name);
         }
