@@ -4,9 +4,8 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
+use super::rules::rfc3339;
 use crate::stats::DeviceStats;
 use crate::topic::{TopicError, TopicName};
 
@@ -97,7 +96,7 @@ impl DeviceState {
             "reconnects": stats.reconnects.get(),
             "refused_peers": stats.refused_peers.get(),
             "last_error": link.last_error,
-            "up_since": link.up_since.and_then(|at| OffsetDateTime::from(at).format(&Rfc3339).ok()),
+            "up_since": link.up_since.map(|at| rfc3339(at).to_string()),
         })
     }
 }
@@ -134,7 +133,7 @@ mod tests {
         let json = state.to_json(3);
         assert_eq!(json["dropped"], json!({"too_long": 2}));
         assert_eq!(json["queued"], 3);
-        assert_eq!(json["up_since"], "1970-01-01T00:00:00Z");
+        assert_eq!(json["up_since"], "1970-01-01T00:00:00.000Z");
         assert_eq!(json["last_error"], Value::Null);
     }
 }

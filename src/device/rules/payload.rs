@@ -67,13 +67,17 @@ impl Form {
     }
 }
 
+/// `at` in UTC with milliseconds (RFC 3339).
+pub fn rfc3339(at: SystemTime) -> impl std::fmt::Display {
+    // Outside these bounds RFC 3339 has no name for the time.
+    humantime::format_rfc3339_millis(at.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_SECOND))
+}
+
 /// `{"time":…,"seq":…,"gateway":…,"device":…,"text"|"hex":…,"fields":{…}}`: `hex` for a frame that is not UTF-8,
 /// `fields` only when there are some, time in UTC with milliseconds (RFC 3339).
 pub(super) fn envelope(source: &Source<'_>, origin: &Origin, sequence: u64, wall: SystemTime) -> Bytes {
     let mut out = Vec::with_capacity(source.frame.len() + 128);
-    // Outside these bounds RFC 3339 has no name for the time.
-    let wall = wall.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_SECOND);
-    let time = humantime::format_rfc3339_millis(wall);
+    let time = rfc3339(wall);
     out.extend_from_slice(format!("{{\"time\":\"{time}\",\"seq\":{sequence},\"gateway\":").as_bytes());
     json::push_string(&mut out, origin.gateway.as_bytes());
     out.extend_from_slice(b",\"device\":");
