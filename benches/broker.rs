@@ -28,7 +28,7 @@ fn filter(text: &str) -> TopicFilter {
 
 /// A bus, and a reader that has subscribed to everything.
 async fn bus() -> (Bus, Reader) {
-    let bus = Bus::start(BusSettings { max_readers: 2000, max_retained: 10 }).unwrap();
+    let bus = Bus::start(BusSettings { max_readers: 2000, max_retained: 10, direct_readers: 64 }).unwrap();
     let mut reader = bus.reader();
     reader.set_lanes(LaneSet::of(&filter("#"))).await.unwrap();
     (bus, reader)

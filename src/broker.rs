@@ -24,6 +24,7 @@ pub use stats::BrokerStats;
 mod admission;
 pub mod bus;
 mod connection;
+mod direct;
 mod flow;
 mod inflight;
 pub mod lane;
@@ -113,6 +114,7 @@ impl Broker {
         let bus = Bus::start(BusSettings {
             max_readers: settings.max_connections + sessions::KEPT + share::MAX_GROUPS + LOCAL_READERS,
             max_retained: settings.max_retained,
+            direct_readers: DIRECT_READERS,
         })?;
         let shared = Arc::new(Shared {
             bus,
@@ -177,6 +179,9 @@ impl Drop for Broker {
         self.cancel();
     }
 }
+
+/// See [`BusSettings::direct_readers`]: some microseconds of work.
+const DIRECT_READERS: usize = 64;
 
 /// Readers of the bus besides the sessions of clients: devices and the gateway itself.
 const LOCAL_READERS: usize = 4096;

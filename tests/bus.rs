@@ -15,8 +15,35 @@ use gatepost::broker::subscriptions::{SubscriptionOptions, Subscriptions};
 use gatepost::qos::Qos;
 use gatepost::topic::{TopicFilter, TopicName};
 
-fn bus() -> Bus {
-    Bus::start(BusSettings { max_readers: 100, max_retained: 100 }).unwrap()
+fn bus(direct_readers: usize) -> Bus {
+    Bus::start(BusSettings { max_readers: 100, max_retained: 100, direct_readers }).unwrap()
+}
+
+/// Makes three tests of one: with every message through the router, with every message handed over directly, and with
+/// a change between the two when a second reader comes or goes.
+macro_rules! each_way {
+    ($(#[$attribute:meta])* async fn $name:ident($bus:ident: Bus) $body:block) => {
+        mod $name {
+            use super::*;
+
+            async fn run($bus: Bus) $body
+
+            $(#[$attribute])*
+            async fn routed() {
+                run(bus(0)).await;
+            }
+
+            $(#[$attribute])*
+            async fn direct() {
+                run(bus(100)).await;
+            }
+
+            $(#[$attribute])*
+            async fn mixed() {
+                run(bus(1)).await;
+            }
+        }
+    };
 }
 
 fn filter(text: &str) -> TopicFilter {
@@ -71,112 +98,115 @@ fn payloads(messages: &[Message]) -> Vec<&str> {
     messages.iter().map(|message| std::str::from_utf8(message.payload_bytes()).unwrap()).collect()
 }
 
-#[tokio::test]
-async fn what_is_published_after_subscribing_arrives_in_order_and_whole() {
-    let bus = bus();
-    assert!(!bus.try_publish(envelope("a/b", "before")).unwrap().read);
-    let mut reader = bus.reader();
-    reader.set_lanes(lanes("a/#")).await.unwrap();
-    for i in 0..1000 {
-        assert!(bus.publish(envelope("a/b", i.to_string())).await.unwrap().read);
-    }
-    let large = vec![7; 1 << 20];
-    let draft = Draft {
-        properties: b"props",
-        origin: 9,
-        ..Draft {
-            topic: "a/b",
-            payload: &large,
-            qos: Qos::ExactlyOnce,
-            retain: false,
-            origin: 0,
-            expires: None,
-            properties: b"",
+each_way! {
+    #[tokio::test]
+    async fn what_is_published_after_subscribing_arrives_in_order_and_whole(bus: Bus) {
+        assert!(!bus.try_publish(envelope("a/b", "before")).unwrap().read);
+        let mut reader = bus.reader();
+        reader.set_lanes(lanes("a/#")).await.unwrap();
+        for i in 0..1000 {
+            assert!(bus.publish(envelope("a/b", i.to_string())).await.unwrap().read);
         }
-    };
-    within(async {
-        tokio::join!(async { bus.publish(Envelope::new(&draft)).await.unwrap() }, async {
-            let messages = recv(&mut reader, 1001).await;
-            let expected: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
-            assert_eq!(payloads(&messages[..1000]), expected);
-            let last = &messages[1000];
-            assert_eq!((last.topic(), last.payload_bytes(), last.properties()), ("a/b", &large[..], &b"props"[..]));
-            assert_eq!((last.qos(), last.origin(), last.retained_version()), (Qos::ExactlyOnce, 9, 0));
-        })
-    })
-    .await;
-    assert_eq!((bus.stats().published.get(), bus.stats().unread.get()), (1002, 1));
-    assert_eq!((bus.stats().delivered.get(), bus.stats().lost.get()), (1001, 0));
-}
-
-#[tokio::test]
-async fn lanes_can_be_changed_at_any_time() {
-    let bus = bus();
-    let mut reader = bus.reader();
-    for round in 0..50 {
-        reader.set_lanes(lanes("a/b")).await.unwrap();
-        bus.publish(envelope("a/b", format!("{round} one"))).await.unwrap();
-        reader.set_lanes(lanes("#")).await.unwrap();
-        bus.publish(envelope("a/b", format!("{round} two"))).await.unwrap();
-        let received = recv(&mut reader, 2).await;
-        assert_eq!(payloads(&received), [format!("{round} one"), format!("{round} two")]);
-        reader.set_lanes(LaneSet::EMPTY).await.unwrap();
-        assert!(!bus.publish(envelope("a/b", "nobody")).await.unwrap().read);
-    }
-    assert_eq!(bus.stats().lost.get(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_reader_that_enters_amid_traffic_misses_nothing_and_gets_nothing_twice() {
-    let bus = bus();
-    let stop = Arc::new(AtomicBool::new(false));
-    let publisher = tokio::spawn({
-        let (bus, stop) = (bus.clone(), stop.clone());
-        async move {
-            let mut count = 0u64;
-            while !stop.load(Ordering::Relaxed) {
-                bus.publish(envelope("a/b", count.to_string())).await.unwrap();
-                count += 1;
+        let large = vec![7; 1 << 20];
+        let draft = Draft {
+            properties: b"props",
+            origin: 9,
+            ..Draft {
+                topic: "a/b",
+                payload: &large,
+                qos: Qos::ExactlyOnce,
+                retain: false,
+                origin: 0,
+                expires: None,
+                properties: b"",
             }
+        };
+        within(async {
+            tokio::join!(async { bus.publish(Envelope::new(&draft)).await.unwrap() }, async {
+                let messages = recv(&mut reader, 1001).await;
+                let expected: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
+                assert_eq!(payloads(&messages[..1000]), expected);
+                let last = &messages[1000];
+                assert_eq!((last.topic(), last.payload_bytes(), last.properties()), ("a/b", &large[..], &b"props"[..]));
+                assert_eq!((last.qos(), last.origin(), last.retained_version()), (Qos::ExactlyOnce, 9, 0));
+            })
+        })
+        .await;
+        assert_eq!((bus.stats().published.get(), bus.stats().unread.get()), (1002, 1));
+        assert_eq!((bus.stats().delivered.get(), bus.stats().lost.get()), (1001, 0));
+    }
+}
+
+each_way! {
+    #[tokio::test]
+    async fn lanes_can_be_changed_at_any_time(bus: Bus) {
+        let mut reader = bus.reader();
+        for round in 0..50 {
+            reader.set_lanes(lanes("a/b")).await.unwrap();
+            bus.publish(envelope("a/b", format!("{round} one"))).await.unwrap();
+            reader.set_lanes(lanes("#")).await.unwrap();
+            bus.publish(envelope("a/b", format!("{round} two"))).await.unwrap();
+            let received = recv(&mut reader, 2).await;
+            assert_eq!(payloads(&received), [format!("{round} one"), format!("{round} two")]);
+            reader.set_lanes(LaneSet::EMPTY).await.unwrap();
+            assert!(!bus.publish(envelope("a/b", "nobody")).await.unwrap().read);
         }
-    });
-    // Keeps the lane read, so that publishing is never a no-op.
-    let mut steady = bus.reader();
-    steady.set_lanes(lanes("#")).await.unwrap();
-    let steady = tokio::spawn(async move {
-        let mut batch = VecDeque::new();
-        let mut next = None;
-        while steady.recv(&mut batch).await.is_ok() {
-            follow(&mut next, &mut batch);
-        }
-    });
-    let enter = |first: u64| {
-        let bus = bus.clone();
-        tokio::spawn(async move {
-            for round in first..first + 100 {
-                let mut reader = bus.reader();
-                let wide = if round % 2 == 0 { "a/b" } else { "#" };
-                within(reader.set_lanes(lanes(wide))).await.unwrap();
-                let (mut next, mut batch) = (None, VecDeque::new());
-                // Widening and narrowing while messages pass loses and repeats nothing.
-                for change in [wide, "#", "a/+", "a/b"] {
-                    within(reader.set_lanes(lanes(change))).await.unwrap();
-                    for _ in 0..5 {
-                        within(reader.recv(&mut batch)).await.unwrap();
-                        follow(&mut next, &mut batch);
-                    }
+        assert_eq!(bus.stats().lost.get(), 0);
+    }
+}
+
+each_way! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_reader_that_enters_amid_traffic_misses_nothing_and_gets_nothing_twice(bus: Bus) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let publisher = tokio::spawn({
+            let (bus, stop) = (bus.clone(), stop.clone());
+            async move {
+                let mut count = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    bus.publish(envelope("a/b", count.to_string())).await.unwrap();
+                    count += 1;
                 }
             }
-        })
-    };
-    for entering in [0, 1, 2, 3].map(enter) {
-        within(entering).await.unwrap();
+        });
+        // Keeps the lane read, so that publishing is never a no-op.
+        let mut steady = bus.reader();
+        steady.set_lanes(lanes("#")).await.unwrap();
+        let steady = tokio::spawn(async move {
+            let mut batch = VecDeque::new();
+            let mut next = None;
+            while steady.recv(&mut batch).await.is_ok() {
+                follow(&mut next, &mut batch);
+            }
+        });
+        let enter = |first: u64| {
+            let bus = bus.clone();
+            tokio::spawn(async move {
+                for round in first..first + 100 {
+                    let mut reader = bus.reader();
+                    let wide = if round % 2 == 0 { "a/b" } else { "#" };
+                    within(reader.set_lanes(lanes(wide))).await.unwrap();
+                    let (mut next, mut batch) = (None, VecDeque::new());
+                    // Widening and narrowing while messages pass loses and repeats nothing.
+                    for change in [wide, "#", "a/+", "a/b"] {
+                        within(reader.set_lanes(lanes(change))).await.unwrap();
+                        for _ in 0..5 {
+                            within(reader.recv(&mut batch)).await.unwrap();
+                            follow(&mut next, &mut batch);
+                        }
+                    }
+                }
+            })
+        };
+        for entering in [0, 1, 2, 3].map(enter) {
+            within(entering).await.unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        within(publisher).await.unwrap();
+        steady.abort();
+        assert!(steady.await.is_err_and(|error| error.is_cancelled()), "the steady reader must not have failed");
+        assert_eq!(bus.stats().lost.get(), 0);
     }
-    stop.store(true, Ordering::Relaxed);
-    within(publisher).await.unwrap();
-    steady.abort();
-    assert!(steady.await.is_err_and(|error| error.is_cancelled()), "the steady reader must not have failed");
-    assert_eq!(bus.stats().lost.get(), 0);
 }
 
 /// Takes numbered messages out of `batch` and checks that none is missing.
@@ -188,128 +218,132 @@ fn follow(next: &mut Option<u64>, batch: &mut VecDeque<Message>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn publishers_at_full_speed_lose_nothing_to_a_slow_reader() {
-    const PUBLISHERS: u64 = 4;
-    const MESSAGES: u64 = 20_000;
-    let bus = bus();
-    let mut reader = bus.reader();
-    reader.set_lanes(lanes("load/#")).await.unwrap();
-    let publish = |publisher: u64| {
-        let bus = bus.clone();
-        async move {
-            for i in 0..MESSAGES {
-                // Two topics each; now and then a large one, of the size of the whole budget.
-                let mut payload = i.to_le_bytes().to_vec();
-                payload.resize(if i % 5000 == 4999 { 300_000 } else { 64 }, 0);
-                bus.publish(envelope(&format!("load/{publisher}/{}", i % 2), payload)).await.unwrap();
-            }
-        }
-    };
-    let publishers: Vec<_> = (0..PUBLISHERS).map(|publisher| tokio::spawn(publish(publisher))).collect();
-    let mut last = HashMap::new();
-    let (mut received, mut batches) = (0, 0);
-    let mut batch = VecDeque::new();
-    while received < PUBLISHERS * MESSAGES {
-        within(reader.recv(&mut batch)).await.unwrap();
-        batches += 1;
-        if batches % 50 == 0 {
-            // Slow on purpose: the publishers must be held up, whatever the machine.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        for message in batch.drain(..) {
-            received += 1;
-            let number = u64::from_le_bytes(message.payload_bytes()[..8].try_into().unwrap());
-            let before = last.insert(message.topic().to_owned(), number);
-            assert!(
-                before.map_or(number < 2, |before| number == before + 2),
-                "{}: {before:?} {number}",
-                message.topic()
-            );
-        }
-    }
-    for publisher in publishers {
-        within(publisher).await.unwrap();
-    }
-    assert!(bus.stats().busy.get() > 0, "the publishers must have been held up");
-    assert_eq!(bus.stats().lost.get(), 0);
-}
-
-#[tokio::test]
-async fn a_reader_that_does_not_read_holds_up_its_lanes_only_until_it_is_dropped() {
-    let bus = bus();
-    let mut stuck = bus.reader();
-    stuck.set_lanes(lanes("slow")).await.unwrap();
-    let waiting = loop {
-        match bus.try_publish(envelope("slow", vec![0; 10_000])) {
-            Ok(_) => {}
-            Err(TryPublishError::Busy(envelope)) => break envelope,
-            Err(error) => panic!("{error}"),
-        }
-    };
-    assert_eq!(waiting.topic(), "slow");
-    let mut other = bus.reader();
-    other.set_lanes(lanes("fast")).await.unwrap();
-    assert!(bus.try_publish(envelope("fast", "1")).unwrap().read);
-    assert_eq!(payloads(&recv(&mut other, 1).await), ["1"]);
-    let (bus_, lane) = (bus.clone(), waiting.lane());
-    let ready = tokio::spawn(async move { bus_.ready(lane).await });
-    tokio::task::yield_now().await;
-    assert!(!ready.is_finished());
-    drop(stuck);
-    within(ready).await.unwrap();
-    assert!(!bus.try_publish(waiting).unwrap().read);
-}
-
-#[tokio::test]
-async fn a_dropped_receive_loses_nothing() {
-    let bus = bus();
-    let mut reader = bus.reader();
-    reader.set_lanes(lanes("a")).await.unwrap();
-    let mut batch = VecDeque::new();
-    let mut published = 0;
-    while batch.len() < 500 {
-        if published < 500 {
-            bus.publish(envelope("a", published.to_string())).await.unwrap();
-            published += 1;
-        }
-        tokio::select! {
-            biased;
-            received = reader.recv(&mut batch) => received.unwrap(),
-            () = tokio::task::yield_now() => {}
-        }
-    }
-    let messages: Vec<Message> = batch.into();
-    let expected: Vec<String> = (0..500).map(|i| i.to_string()).collect();
-    assert_eq!(payloads(&messages), expected);
-}
-
-#[tokio::test]
-async fn a_dropped_subscribe_can_be_repeated() {
-    let bus = bus();
-    for round in 0..200 {
+each_way! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn publishers_at_full_speed_lose_nothing_to_a_slow_reader(bus: Bus) {
+        const PUBLISHERS: u64 = 4;
+        const MESSAGES: u64 = 20_000;
         let mut reader = bus.reader();
-        {
-            let mut subscribing = std::pin::pin!(reader.set_lanes(lanes("#")));
-            // Given up after none, one, two … steps.
-            for _ in 0..round % 5 {
-                tokio::select! {
-                    biased;
-                    _ = &mut subscribing => break,
-                    () = tokio::task::yield_now() => {}
+        reader.set_lanes(lanes("load/#")).await.unwrap();
+        let publish = |publisher: u64| {
+            let bus = bus.clone();
+            async move {
+                for i in 0..MESSAGES {
+                    // Two topics each; now and then a large one, of the size of the whole budget.
+                    let mut payload = i.to_le_bytes().to_vec();
+                    payload.resize(if i % 5000 == 4999 { 300_000 } else { 64 }, 0);
+                    bus.publish(envelope(&format!("load/{publisher}/{}", i % 2), payload)).await.unwrap();
                 }
             }
+        };
+        let publishers: Vec<_> = (0..PUBLISHERS).map(|publisher| tokio::spawn(publish(publisher))).collect();
+        let mut last = HashMap::new();
+        let (mut received, mut batches) = (0, 0);
+        let mut batch = VecDeque::new();
+        while received < PUBLISHERS * MESSAGES {
+            within(reader.recv(&mut batch)).await.unwrap();
+            batches += 1;
+            if batches % 50 == 0 {
+                // Slow on purpose: the publishers must be held up, whatever the machine.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            for message in batch.drain(..) {
+                received += 1;
+                let number = u64::from_le_bytes(message.payload_bytes()[..8].try_into().unwrap());
+                let before = last.insert(message.topic().to_owned(), number);
+                assert!(
+                    before.map_or(number < 2, |before| number == before + 2),
+                    "{}: {before:?} {number}",
+                    message.topic()
+                );
+            }
         }
-        within(reader.set_lanes(lanes("a"))).await.unwrap();
-        bus.try_publish(envelope("a", round.to_string())).unwrap();
-        assert_eq!(payloads(&recv(&mut reader, 1).await), [round.to_string()]);
+        for publisher in publishers {
+            within(publisher).await.unwrap();
+        }
+        assert!(bus.stats().busy.get() > 0, "the publishers must have been held up");
+        assert_eq!(bus.stats().lost.get(), 0);
     }
-    assert_eq!(bus.stats().lost.get(), 0);
+}
+
+each_way! {
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_holds_up_its_lanes_only_until_it_is_dropped(bus: Bus) {
+        let mut stuck = bus.reader();
+        stuck.set_lanes(lanes("slow")).await.unwrap();
+        let waiting = loop {
+            match bus.try_publish(envelope("slow", vec![0; 10_000])) {
+                Ok(_) => {}
+                Err(TryPublishError::Busy(envelope)) => break envelope,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(waiting.topic(), "slow");
+        let mut other = bus.reader();
+        other.set_lanes(lanes("fast")).await.unwrap();
+        assert!(bus.try_publish(envelope("fast", "1")).unwrap().read);
+        assert_eq!(payloads(&recv(&mut other, 1).await), ["1"]);
+        let (bus_, lane) = (bus.clone(), waiting.lane());
+        let ready = tokio::spawn(async move { bus_.ready(lane).await });
+        tokio::task::yield_now().await;
+        assert!(!ready.is_finished());
+        drop(stuck);
+        within(ready).await.unwrap();
+        assert!(!bus.try_publish(waiting).unwrap().read);
+    }
+}
+
+each_way! {
+    #[tokio::test]
+    async fn a_dropped_receive_loses_nothing(bus: Bus) {
+        let mut reader = bus.reader();
+        reader.set_lanes(lanes("a")).await.unwrap();
+        let mut batch = VecDeque::new();
+        let mut published = 0;
+        while batch.len() < 500 {
+            if published < 500 {
+                bus.publish(envelope("a", published.to_string())).await.unwrap();
+                published += 1;
+            }
+            tokio::select! {
+                biased;
+                received = reader.recv(&mut batch) => received.unwrap(),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        let messages: Vec<Message> = batch.into();
+        let expected: Vec<String> = (0..500).map(|i| i.to_string()).collect();
+        assert_eq!(payloads(&messages), expected);
+    }
+}
+
+each_way! {
+    #[tokio::test]
+    async fn a_dropped_subscribe_can_be_repeated(bus: Bus) {
+        for round in 0..200 {
+            let mut reader = bus.reader();
+            {
+                let mut subscribing = std::pin::pin!(reader.set_lanes(lanes("#")));
+                // Given up after none, one, two … steps.
+                for _ in 0..round % 5 {
+                    tokio::select! {
+                        biased;
+                        _ = &mut subscribing => break,
+                        () = tokio::task::yield_now() => {}
+                    }
+                }
+            }
+            within(reader.set_lanes(lanes("a"))).await.unwrap();
+            bus.try_publish(envelope("a", round.to_string())).unwrap();
+            assert_eq!(payloads(&recv(&mut reader, 1).await), [round.to_string()]);
+        }
+        assert_eq!(bus.stats().lost.get(), 0);
+    }
 }
 
 #[tokio::test]
 async fn more_readers_than_allowed_are_refused_and_places_come_back() {
-    let bus = Bus::start(BusSettings { max_readers: 40, max_retained: 1 }).unwrap();
+    let bus = Bus::start(BusSettings { max_readers: 40, max_retained: 1, direct_readers: 2 }).unwrap();
     for _ in 0..3 {
         let mut readers = Vec::new();
         for _ in 0..40 {
@@ -329,55 +363,57 @@ async fn more_readers_than_allowed_are_refused_and_places_come_back() {
     }
 }
 
-#[tokio::test]
-async fn a_snapshot_and_the_lane_together_show_each_retained_message_once() {
-    let bus = bus();
-    let published = bus.try_publish(retained("a/1", "old")).unwrap();
-    assert!(matches!(published.retained, Some(Retention::Stored(_))));
-    let mut reader = bus.reader();
-    reader.set_lanes(lanes("a/+")).await.unwrap();
-    bus.try_publish(retained("a/2", "between")).unwrap();
-    let snapshot = bus.retained(&filter("a/+"));
-    bus.try_publish(retained("a/1", "")).unwrap();
-    assert_eq!(payloads(&snapshot.messages), ["old", "between"]);
+each_way! {
+    #[tokio::test]
+    async fn a_snapshot_and_the_lane_together_show_each_retained_message_once(bus: Bus) {
+        let published = bus.try_publish(retained("a/1", "old")).unwrap();
+        assert!(matches!(published.retained, Some(Retention::Stored(_))));
+        let mut reader = bus.reader();
+        reader.set_lanes(lanes("a/+")).await.unwrap();
+        bus.try_publish(retained("a/2", "between")).unwrap();
+        let snapshot = bus.retained(&filter("a/+"));
+        bus.try_publish(retained("a/1", "")).unwrap();
+        assert_eq!(payloads(&snapshot.messages), ["old", "between"]);
 
-    let mut subscriptions = Subscriptions::new();
-    let subscription =
-        gatepost::broker::subscriptions::Subscription { retained_floor: snapshot.version, ..Default::default() };
-    subscriptions.insert(filter("a/+"), subscription);
-    let live = recv(&mut reader, 2).await;
-    let live: Vec<_> = live.iter().filter(|message| subscriptions.matches(message, 2).is_some()).collect();
-    assert_eq!(live.len(), 1);
-    assert_eq!((live[0].topic(), live[0].payload_bytes()), ("a/1", &b""[..]));
-    assert_eq!(bus.retained_size().0, 1);
+        let mut subscriptions = Subscriptions::new();
+        let subscription =
+            gatepost::broker::subscriptions::Subscription { retained_floor: snapshot.version, ..Default::default() };
+        subscriptions.insert(filter("a/+"), subscription);
+        let live = recv(&mut reader, 2).await;
+        let live: Vec<_> = live.iter().filter(|message| subscriptions.matches(message, 2).is_some()).collect();
+        assert_eq!(live.len(), 1);
+        assert_eq!((live[0].topic(), live[0].payload_bytes()), ("a/1", &b""[..]));
+        assert_eq!(bus.retained_size().0, 1);
+    }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_retained_message_is_the_last_on_the_lane() {
-    let bus = bus();
-    for _ in 0..50 {
-        let mut reader = bus.reader();
-        reader.set_lanes(lanes("state")).await.unwrap();
-        let racers = (0..4).map(|racer| {
-            let bus = bus.clone();
-            tokio::spawn(async move {
-                for i in 0..10 {
-                    bus.publish(retained("state", &format!("{racer} {i}"))).await.unwrap();
-                }
-            })
-        });
-        for racer in racers.collect::<Vec<_>>() {
-            within(racer).await.unwrap();
+each_way! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn the_retained_message_is_the_last_on_the_lane(bus: Bus) {
+        for _ in 0..50 {
+            let mut reader = bus.reader();
+            reader.set_lanes(lanes("state")).await.unwrap();
+            let racers = (0..4).map(|racer| {
+                let bus = bus.clone();
+                tokio::spawn(async move {
+                    for i in 0..10 {
+                        bus.publish(retained("state", &format!("{racer} {i}"))).await.unwrap();
+                    }
+                })
+            });
+            for racer in racers.collect::<Vec<_>>() {
+                within(racer).await.unwrap();
+            }
+            let live = recv(&mut reader, 40).await;
+            assert!(live.is_sorted_by_key(Message::retained_version));
+            assert_eq!(bus.retained(&filter("state")).messages, live[39..]);
         }
-        let live = recv(&mut reader, 40).await;
-        assert!(live.is_sorted_by_key(Message::retained_version));
-        assert_eq!(bus.retained(&filter("state")).messages, live[39..]);
     }
 }
 
 #[tokio::test]
 async fn a_full_retained_store_still_delivers() {
-    let bus = Bus::start(BusSettings { max_readers: 10, max_retained: 1 }).unwrap();
+    let bus = Bus::start(BusSettings { max_readers: 10, max_retained: 1, direct_readers: 2 }).unwrap();
     let mut reader = bus.reader();
     reader.set_lanes(lanes("#")).await.unwrap();
     bus.try_publish(retained("a", "1")).unwrap();
@@ -397,37 +433,39 @@ fn publish(topic: &str, payload: &str, retain: bool) -> Publish {
     Publish { topic, payload, qos: Qos::AtLeastOnce, retain }
 }
 
-#[tokio::test]
-async fn a_local_client_subscribes_and_publishes_like_any_other() {
-    let bus = bus();
-    let client = client(&bus);
-    client.publish(publish("a/kept", "retained", true)).await.unwrap();
-    let filters = vec![(filter("a/+"), Qos::AtMostOnce), (filter("#"), Qos::ExactlyOnce)];
-    let mut subscriber = client.subscribe(filters).await.unwrap();
-    client.publish(publish("a/live", "own", true)).await.unwrap();
-    client.try_publish(publish("b", "other", false)).unwrap();
-    let mut next = async || within(subscriber.recv()).await.unwrap();
-    for (topic, payload, retain) in [("a/kept", "retained", true), ("a/live", "own", false), ("b", "other", false)] {
-        let delivery = next().await;
-        assert_eq!((delivery.topic.as_str(), &delivery.payload[..]), (topic, payload.as_bytes()));
-        assert_eq!((delivery.qos, delivery.retain), (Qos::AtLeastOnce, retain));
+each_way! {
+    #[tokio::test]
+    async fn a_local_client_subscribes_and_publishes_like_any_other(bus: Bus) {
+        let client = client(&bus);
+        client.publish(publish("a/kept", "retained", true)).await.unwrap();
+        let filters = vec![(filter("a/+"), Qos::AtMostOnce), (filter("#"), Qos::ExactlyOnce)];
+        let mut subscriber = client.subscribe(filters).await.unwrap();
+        client.publish(publish("a/live", "own", true)).await.unwrap();
+        client.try_publish(publish("b", "other", false)).unwrap();
+        let mut next = async || within(subscriber.recv()).await.unwrap();
+        for (topic, payload, retain) in [("a/kept", "retained", true), ("a/live", "own", false), ("b", "other", false)] {
+            let delivery = next().await;
+            assert_eq!((delivery.topic.as_str(), &delivery.payload[..]), (topic, payload.as_bytes()));
+            assert_eq!((delivery.qos, delivery.retain), (Qos::AtLeastOnce, retain));
+        }
+    }
+}
+
+each_way! {
+    #[tokio::test]
+    async fn a_local_client_can_leave_out_its_own_messages(bus: Bus) {
+        let (client, other) = (client(&bus), client(&bus));
+        let options = SubscriptionOptions { no_local: true, ..Qos::AtLeastOnce.into() };
+        let mut subscriber = client.subscribe(vec![(filter("a"), options)]).await.unwrap();
+        client.publish(publish("a", "own", false)).await.unwrap();
+        other.publish(publish("a", "other's", false)).await.unwrap();
+        assert_eq!(within(subscriber.recv()).await.unwrap().payload, "other's");
     }
 }
 
 #[tokio::test]
-async fn a_local_client_can_leave_out_its_own_messages() {
-    let bus = bus();
-    let (client, other) = (client(&bus), client(&bus));
-    let options = SubscriptionOptions { no_local: true, ..Qos::AtLeastOnce.into() };
-    let mut subscriber = client.subscribe(vec![(filter("a"), options)]).await.unwrap();
-    client.publish(publish("a", "own", false)).await.unwrap();
-    other.publish(publish("a", "other's", false)).await.unwrap();
-    assert_eq!(within(subscriber.recv()).await.unwrap().payload, "other's");
-}
-
-#[tokio::test]
 async fn a_busy_local_client_lets_other_tasks_run() {
-    let bus = Bus::start(BusSettings { max_readers: 1, max_retained: 1000 }).unwrap();
+    let bus = Bus::start(BusSettings { max_readers: 1, max_retained: 1000, direct_readers: 1 }).unwrap();
     let client = client(&bus);
     let other = tokio::spawn(async {});
     for i in 0..1000 {
@@ -442,18 +480,19 @@ async fn a_busy_local_client_lets_other_tasks_run() {
     assert!(other.is_finished());
 }
 
-#[tokio::test]
-async fn a_local_client_is_held_to_the_limits() {
-    let bus = bus();
-    let error = client(&bus).publish(publish("a", &"x".repeat(1001), false)).await.unwrap_err();
-    assert!(matches!(error, PublishError::TooLarge { size: 1001, limit: 1000, .. }), "{error}");
-    let forgetful = LocalClient::new(bus.clone(), LocalSettings { max_payload_size: 1000, retained: false });
-    assert_eq!(forgetful.publish(publish("a", "1", true)).await.unwrap().retained, None);
-    assert_eq!(bus.retained_size(), (0, 0));
+each_way! {
+    #[tokio::test]
+    async fn a_local_client_is_held_to_the_limits(bus: Bus) {
+        let error = client(&bus).publish(publish("a", &"x".repeat(1001), false)).await.unwrap_err();
+        assert!(matches!(error, PublishError::TooLarge { size: 1001, limit: 1000, .. }), "{error}");
+        let forgetful = LocalClient::new(bus.clone(), LocalSettings { max_payload_size: 1000, retained: false });
+        assert_eq!(forgetful.publish(publish("a", "1", true)).await.unwrap().retained, None);
+        assert_eq!(bus.retained_size(), (0, 0));
 
-    let mut stuck = bus.reader();
-    stuck.set_lanes(lanes("a")).await.unwrap();
-    let full = std::iter::repeat_with(|| client(&bus).try_publish(publish("a", &"x".repeat(1000), false)));
-    let error = full.take(100_000).find_map(Result::err).unwrap();
-    assert!(matches!(error, PublishError::Busy(_)), "{error}");
+        let mut stuck = bus.reader();
+        stuck.set_lanes(lanes("a")).await.unwrap();
+        let full = std::iter::repeat_with(|| client(&bus).try_publish(publish("a", &"x".repeat(1000), false)));
+        let error = full.take(100_000).find_map(Result::err).unwrap();
+        assert!(matches!(error, PublishError::Busy(_)), "{error}");
+    }
 }

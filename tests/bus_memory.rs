@@ -65,7 +65,7 @@ async fn churn(bus: &Bus, numbers: Range<u64>) {
 }
 
 async fn memory_comes_back(warm_up: u64, topics: u64) {
-    let bus = Bus::start(BusSettings { max_readers: 100, max_retained: 100 }).unwrap();
+    let bus = Bus::start(BusSettings { max_readers: 100, max_retained: 100, direct_readers: 64 }).unwrap();
     churn(&bus, 0..warm_up).await;
     let (before, start) = (resident(), Instant::now());
     churn(&bus, warm_up..warm_up + topics).await;

@@ -27,6 +27,9 @@ pub struct BusSettings {
     pub max_readers: usize,
     /// Topics with a retained message.
     pub max_retained: usize,
+    /// Up to so many readers of a lane the publisher hands them a message itself, which saves two changes of thread;
+    /// beyond, the router does, so that what happens under the publisher's lock stays bounded.
+    pub direct_readers: usize,
 }
 
 /// Why the bus did not do it.
@@ -122,7 +125,7 @@ impl Bus {
         let links = Links::start(router, settings.max_readers).map_err(|error| BusError::Thread(Arc::new(error)))?;
         Ok(Bus(Arc::new(Shared {
             publisher: Mutex::new(Publisher { links: [first.sender, second.sender], current: 0 }),
-            flow: Flow::new(router::LANE_BUDGET),
+            flow: Flow::new(router::LANE_BUDGET, settings.direct_readers),
             links,
             stats: BusStats::default(),
             retained: Mutex::new(Retained::new(settings.max_retained)),
@@ -244,10 +247,15 @@ impl Shared {
                 self.stats.busy.increment();
                 return Err(TryPublishError::Busy(envelope));
             }
-            Admission::Room => {
+            Admission::Room { direct } => {
                 let position = self.flow.add(lane, router::counted_size(envelope.size()));
                 let bytes = envelope.seal(position, retained_version);
-                publisher.link().publish(lane, bytes.clone()).map_err(|Stopped| BusError::Stopped)?;
+                if direct {
+                    self.flow.hand_out(lane, &bytes);
+                } else {
+                    self.flow.note_routed(lane, position);
+                    publisher.link().publish(lane, bytes.clone()).map_err(|Stopped| BusError::Stopped)?;
+                }
                 Pushed { bytes, read: true }
             }
             Admission::Unread => {
@@ -289,7 +297,7 @@ mod tests {
     use std::collections::VecDeque;
 
     fn bus() -> Bus {
-        Bus::start(BusSettings { max_readers: 10, max_retained: 10 }).unwrap()
+        Bus::start(BusSettings { max_readers: 10, max_retained: 10, direct_readers: 0 }).unwrap()
     }
 
     fn envelope() -> Envelope {

@@ -3,31 +3,45 @@
 //! Each lane has a head, the bytes ever published on it; each reader has a position on each of its lanes, the head as
 //! it was after the last message it took. The distance from the slowest reader to the head must not exceed the budget
 //! when a message is added. The slowest is looked for only when the last known one was too far behind.
+//!
+//! A lane with few readers needs no other thread: the publisher hands them the message itself. It may do so only while
+//! none of them has a message to come from the router, which would be overtaken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::direct::Direct;
 use super::lane::{LANES, Lane, LaneSet};
 
 /// The accounts of all lanes.
 #[derive(Debug)]
 pub(super) struct Flow {
     budget: u64,
+    direct_readers: usize,
     lanes: [LaneFlow; LANES],
 }
 
-/// One reader's position on each lane.
+/// One reader, as the publishers see it.
 #[derive(Debug)]
-pub(super) struct Positions([AtomicU64; LANES]);
+pub(super) struct Seat {
+    /// Its position on each lane.
+    positions: [AtomicU64; LANES],
+    /// What it is handed directly.
+    pub(super) direct: Direct,
+}
 
 /// Whether a lane takes a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     /// There is room for one message of any size.
-    Room,
+    Room {
+        /// Whether to hand it to the readers directly: they are few, and have taken all that went through the router.
+        direct: bool,
+    },
     /// A reader is too far behind.
     Full,
     /// There is no reader.
@@ -38,9 +52,11 @@ pub(super) enum Admission {
 struct LaneFlow {
     lane: Lane,
     head: AtomicU64,
+    /// The head after the last message that went through the router.
+    routed: AtomicU64,
     /// How many readers there are; written under the lock of `readers`.
     reader_count: AtomicUsize,
-    readers: Mutex<Vec<Arc<Positions>>>,
+    readers: Mutex<Vec<Arc<Seat>>>,
     /// No reader's position is lower; written under the lock of `readers`.
     slowest: AtomicU64,
     /// Publishers that wait for `room`.
@@ -49,21 +65,23 @@ struct LaneFlow {
 }
 
 impl Flow {
-    /// Accounts that allow `budget` bytes between the slowest reader and the head.
-    pub(super) fn new(budget: u64) -> Flow {
-        Flow { budget, lanes: Lane::all().map(LaneFlow::new) }
+    /// Accounts that allow `budget` bytes between the slowest reader and the head, and have a message handed over
+    /// directly if its lane has up to `direct_readers`.
+    pub(super) fn new(budget: u64, direct_readers: usize) -> Flow {
+        Flow { budget, direct_readers, lanes: Lane::all().map(LaneFlow::new) }
     }
 
     /// Whether `lane` takes a message now. To hold, this and [`Flow::add`] must be called under one lock.
     pub(super) fn admit(&self, lane: Lane) -> Admission {
         let flow = self.lane(lane);
-        if flow.reader_count.load(SeqCst) == 0 {
-            Admission::Unread
-        } else if flow.backlog() <= self.budget || flow.find_slowest() <= self.budget {
-            Admission::Room
-        } else {
-            Admission::Full
+        let reader_count = flow.reader_count.load(SeqCst);
+        if reader_count == 0 {
+            return Admission::Unread;
         }
+        if flow.backlog() > self.budget && flow.find_slowest() > self.budget {
+            return Admission::Full;
+        }
+        Admission::Room { direct: reader_count <= self.direct_readers && flow.router_is_level() }
     }
 
     /// Adds a message of `size` bytes to `lane`; returns the head after it.
@@ -71,8 +89,20 @@ impl Flow {
         self.lane(lane).head.fetch_add(size, SeqCst) + size
     }
 
+    /// Notes that the router has the message that was added last.
+    pub(super) fn note_routed(&self, lane: Lane, head: u64) {
+        self.lane(lane).routed.store(head, SeqCst);
+    }
+
+    /// Hands a message that was added to all readers of `lane`.
+    pub(super) fn hand_out(&self, lane: Lane, envelope: &Bytes) {
+        for reader in &*self.lane(lane).readers.lock() {
+            reader.direct.push(lane, envelope.clone());
+        }
+    }
+
     /// Counts `reader` among the readers of `lanes`, as one that has read everything so far. Under the lock of `add`.
-    pub(super) fn join(&self, lanes: LaneSet, reader: &Arc<Positions>) {
+    pub(super) fn join(&self, lanes: LaneSet, reader: &Arc<Seat>) {
         for lane in lanes.iter() {
             let flow = self.lane(lane);
             let mut readers = flow.readers.lock();
@@ -83,7 +113,7 @@ impl Flow {
     }
 
     /// Ceases to count `reader` among the readers of `lanes`.
-    pub(super) fn leave(&self, lanes: LaneSet, reader: &Arc<Positions>) {
+    pub(super) fn leave(&self, lanes: LaneSet, reader: &Arc<Seat>) {
         for lane in lanes.iter() {
             let flow = self.lane(lane);
             let mut readers = flow.readers.lock();
@@ -100,13 +130,13 @@ impl Flow {
     }
 
     /// Notes that `reader` has taken the messages of `lane` up to `position`. Only the reader itself calls this.
-    pub(super) fn advance(&self, lane: Lane, reader: &Positions, position: u64) {
+    pub(super) fn advance(&self, lane: Lane, reader: &Seat, position: u64) {
         let before = reader.at(lane).fetch_max(position, SeqCst);
         self.wake_if_room(self.lane(lane), Some(before));
     }
 
     /// Whether `reader` has taken everything that was added to `lanes`.
-    pub(super) fn is_level(&self, lanes: LaneSet, reader: &Positions) -> bool {
+    pub(super) fn is_level(&self, lanes: LaneSet, reader: &Seat) -> bool {
         lanes.iter().all(|lane| reader.at(lane).load(SeqCst) >= self.lane(lane).head.load(SeqCst))
     }
 
@@ -151,6 +181,7 @@ impl LaneFlow {
         LaneFlow {
             lane,
             head: AtomicU64::new(0),
+            routed: AtomicU64::new(0),
             reader_count: AtomicUsize::new(0),
             readers: Mutex::default(),
             slowest: AtomicU64::new(0),
@@ -164,12 +195,21 @@ impl LaneFlow {
         self.head.load(SeqCst).saturating_sub(self.slowest.load(SeqCst))
     }
 
+    /// Whether every reader has taken what came through the router.
+    fn router_is_level(&self) -> bool {
+        let is_level = || self.slowest.load(SeqCst) >= self.routed.load(SeqCst);
+        is_level() || {
+            self.find_slowest();
+            is_level()
+        }
+    }
+
     /// The true distance now.
     fn find_slowest(&self) -> u64 {
         self.find_slowest_of(&self.readers.lock())
     }
 
-    fn find_slowest_of(&self, readers: &[Arc<Positions>]) -> u64 {
+    fn find_slowest_of(&self, readers: &[Arc<Seat>]) -> u64 {
         let head = self.head.load(SeqCst);
         // Positions only grow and new readers begin at the head, so this never falls.
         let slowest = readers.iter().map(|reader| reader.at(self.lane).load(SeqCst)).min().unwrap_or(head);
@@ -178,14 +218,14 @@ impl LaneFlow {
     }
 }
 
-impl Positions {
+impl Seat {
     /// Position 0 everywhere.
-    pub(super) fn new() -> Positions {
-        Positions(std::array::from_fn(|_| AtomicU64::new(0)))
+    pub(super) fn new() -> Seat {
+        Seat { positions: std::array::from_fn(|_| AtomicU64::new(0)), direct: Direct::default() }
     }
 
     fn at(&self, lane: Lane) -> &AtomicU64 {
-        &self.0[lane.index()]
+        &self.positions[lane.index()]
     }
 }
 
@@ -214,21 +254,25 @@ mod tests {
         LaneSet::of(&TopicFilter::new(filter).unwrap())
     }
 
-    fn reader(flow: &Flow, filter: &str) -> Arc<Positions> {
-        let reader = Arc::new(Positions::new());
+    fn reader(flow: &Flow, filter: &str) -> Arc<Seat> {
+        let reader = Arc::new(Seat::new());
         flow.join(lanes(filter), &reader);
         reader
     }
 
     #[test]
     fn a_lane_is_full_when_its_slowest_reader_is_a_budget_behind() {
-        let (flow, lane) = (Flow::new(100), Lane::of("a"));
+        let (flow, lane) = (Flow::new(100, 2), Lane::of("a"));
         assert_eq!(flow.admit(lane), Admission::Unread);
         let (slow, fast) = (reader(&flow, "#"), reader(&flow, "a"));
         assert_eq!(flow.admit(Lane::of("$a")), Admission::Unread);
-        assert_eq!(flow.admit(lane), Admission::Room);
+        assert_eq!(flow.admit(lane), Admission::Room { direct: true });
         flow.add(lane, 100);
-        assert_eq!(flow.admit(lane), Admission::Room, "one message fits while the budget is not exceeded");
+        assert_eq!(
+            flow.admit(lane),
+            Admission::Room { direct: true },
+            "one message fits while the budget is not exceeded"
+        );
         let head = flow.add(lane, 1_000_000);
         assert_eq!(flow.admit(lane), Admission::Full);
         flow.advance(lane, &fast, head);
@@ -236,12 +280,27 @@ mod tests {
         flow.advance(lane, &slow, head - 101);
         assert_eq!(flow.admit(lane), Admission::Full);
         flow.advance(lane, &slow, head - 100);
-        assert_eq!(flow.admit(lane), Admission::Room);
+        assert_eq!(flow.admit(lane), Admission::Room { direct: true });
+    }
+
+    #[test]
+    fn a_message_is_handed_over_by_the_router_while_readers_are_many_or_have_more_to_come_from_it() {
+        let (flow, lane) = (Flow::new(100, 2), Lane::of("a"));
+        let readers = [(); 2].map(|()| reader(&flow, "a"));
+        let third = reader(&flow, "a");
+        assert_eq!(flow.admit(lane), Admission::Room { direct: false });
+        let routed = flow.add(lane, 10);
+        flow.note_routed(lane, routed);
+        flow.leave(lanes("a"), &third);
+        flow.advance(lane, &readers[0], routed);
+        assert_eq!(flow.admit(lane), Admission::Room { direct: false }, "it would overtake the one before");
+        flow.advance(lane, &readers[1], routed);
+        assert_eq!(flow.admit(lane), Admission::Room { direct: true });
     }
 
     #[test]
     fn a_reader_is_level_when_it_has_taken_all_of_its_own_lanes() {
-        let (flow, lane) = (Flow::new(100), Lane::of("a"));
+        let (flow, lane) = (Flow::new(100, 2), Lane::of("a"));
         flow.add(lane, 7);
         let one = reader(&flow, "a");
         assert!(flow.is_level(lanes("a"), &one));
@@ -255,12 +314,12 @@ mod tests {
 
     #[test]
     fn a_reader_is_behind_only_from_where_it_joined_and_until_it_leaves() {
-        let (flow, lane) = (Flow::new(100), Lane::of("a"));
+        let (flow, lane) = (Flow::new(100, 2), Lane::of("a"));
         let slow = reader(&flow, "a");
         flow.add(lane, 500);
         let late = reader(&flow, "a");
         flow.leave(lanes("a"), &slow);
-        assert_eq!(flow.admit(lane), Admission::Room);
+        assert_eq!(flow.admit(lane), Admission::Room { direct: true });
         flow.add(lane, 101);
         assert_eq!(flow.admit(lane), Admission::Full);
         flow.leave(lanes("a"), &late);
@@ -269,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_publishers_wake_when_the_lane_is_half_empty_or_its_reader_leaves() {
-        let (flow, lane) = (Arc::new(Flow::new(100)), Lane::of("a"));
+        let (flow, lane) = (Arc::new(Flow::new(100, 2)), Lane::of("a"));
         let slow = reader(&flow, "a");
         flow.room(lane).await;
         let head = flow.add(lane, 200);

@@ -5,8 +5,10 @@ use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::bus::{BusError, Shared};
-use super::flow::Positions;
+use super::flow::Seat;
 use super::lane::{LANES, Lane, LaneSet};
 use super::links::{Lease, Remains};
 use super::message::Message;
@@ -31,10 +33,12 @@ pub struct Reader {
 
 /// How far a reader has read.
 struct Progress {
-    positions: Arc<Positions>,
+    seat: Arc<Seat>,
     lanes: [LaneProgress; LANES],
     /// Lanes that were read since the last report.
     unreported: LaneSet,
+    /// Empty; its memory changes places with that of the direct queue.
+    taken: VecDeque<(Lane, Bytes)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -54,9 +58,10 @@ impl Reader {
             acks: 0,
             backlog: VecDeque::new(),
             progress: Progress {
-                positions: Arc::new(Positions::new()),
+                seat: Arc::new(Seat::new()),
                 lanes: [LaneProgress::default(); LANES],
                 unreported: LaneSet::EMPTY,
+                taken: VecDeque::new(),
             },
         }
     }
@@ -81,13 +86,21 @@ impl Reader {
     pub async fn recv(&mut self, batch: &mut VecDeque<Message>) -> Result<(), BusError> {
         let before = batch.len();
         batch.append(&mut self.backlog);
+        self.progress.take_direct(&self.shared, batch);
         while batch.len() == before {
             let Some(lease) = &mut self.lease else { return pending().await };
             let receiver = &mut lease.link.receiver;
-            let mut next = Some(receiver.next().await?);
+            let mut next = tokio::select! {
+                biased;
+                () = self.progress.seat.direct.arrived() => None,
+                next = receiver.next() => Some(next?),
+            };
+            self.progress.take_direct(&self.shared, batch);
             while let Some(arrival) = next.take() {
                 match arrival {
                     Arrival::Message { lane, index, envelope } => {
+                        // What was handed over directly is older.
+                        self.progress.take_direct(&self.shared, batch);
                         batch.extend(self.progress.take(&self.shared, lane, index, envelope));
                     }
                     Arrival::Ack => self.acks = self.acks.saturating_sub(1),
@@ -99,13 +112,14 @@ impl Reader {
             }
             self.progress.report(&self.shared);
         }
+        self.progress.report(&self.shared);
         self.shared.stats.delivered.add((batch.len() - before) as u64);
         Ok(())
     }
 
     /// Whether everything published so far on its lanes has been received.
     pub fn is_level(&self) -> bool {
-        self.shared.flow.is_level(self.lanes, &self.progress.positions)
+        self.shared.flow.is_level(self.lanes, &self.progress.seat)
     }
 
     /// Subscribes `lanes` at a moment that is exactly between two messages.
@@ -129,7 +143,7 @@ impl Reader {
         let exact = publisher.barrier();
         if exact {
             lease.link.subscribe(lanes)?;
-            self.shared.flow.join(lanes, &self.progress.positions);
+            self.shared.flow.join(lanes, &self.progress.seat);
             self.progress.start(lanes);
             self.lanes = self.lanes.union(lanes);
         } else {
@@ -143,7 +157,7 @@ impl Reader {
         let Some(lease) = &mut self.lease else { return Ok(()) };
         if !lanes.is_empty() {
             lease.link.unsubscribe(lanes)?;
-            self.shared.flow.leave(lanes, &self.progress.positions);
+            self.shared.flow.leave(lanes, &self.progress.seat);
             self.lanes = self.lanes.difference(lanes);
             self.acks += lanes.len();
         }
@@ -157,6 +171,7 @@ impl Reader {
             match lease.link.receiver.next().await? {
                 Arrival::Ack => self.acks -= 1,
                 Arrival::Message { lane, index, envelope } => {
+                    self.progress.take_direct(&self.shared, &mut self.backlog);
                     self.backlog.extend(self.progress.take(&self.shared, lane, index, envelope));
                     self.progress.report(&self.shared);
                 }
@@ -169,7 +184,7 @@ impl Reader {
     fn give_back(&mut self) {
         if let Some(lease) = self.lease.take() {
             let remains = Remains { lanes: self.lanes, acks: self.acks };
-            self.shared.flow.leave(self.lanes, &self.progress.positions);
+            self.shared.flow.leave(self.lanes, &self.progress.seat);
             self.shared.links.give_back(lease, remains);
             (self.lanes, self.acks) = (LaneSet::EMPTY, 0);
         }
@@ -196,10 +211,31 @@ impl Progress {
         }
     }
 
-    fn take(&mut self, shared: &Shared, lane: Lane, index: u64, envelope: bytes::Bytes) -> Option<Message> {
+    /// Takes what was handed over directly.
+    fn take_direct(&mut self, shared: &Shared, batch: &mut VecDeque<Message>) {
+        let mut taken = std::mem::take(&mut self.taken);
+        self.seat.direct.take(&mut taken);
+        for (lane, envelope) in taken.drain(..) {
+            batch.extend(self.decode(shared, lane, envelope));
+        }
+        self.taken = taken;
+    }
+
+    /// Takes a message from the router.
+    fn take(&mut self, shared: &Shared, lane: Lane, index: u64, envelope: Bytes) -> Option<Message> {
         let progress = &mut self.lanes[lane.index()];
         let lost = progress.next_index.map_or(0, |expected| index.saturating_sub(expected));
         progress.next_index = Some(index + 1);
+        if lost > 0 {
+            if shared.stats.lost.get() == 0 {
+                tracing::error!(lost, "messages were lost inside the broker: please report this");
+            }
+            shared.stats.lost.add(lost);
+        }
+        self.decode(shared, lane, envelope)
+    }
+
+    fn decode(&mut self, shared: &Shared, lane: Lane, envelope: Bytes) -> Option<Message> {
         let message = match Message::decode(envelope) {
             Ok(message) => message,
             Err(error) => {
@@ -208,17 +244,7 @@ impl Progress {
                 return None;
             }
         };
-        if lost > 0 {
-            if shared.stats.lost.get() == 0 {
-                tracing::error!(
-                    lost,
-                    topic = message.topic(),
-                    "messages were lost inside the broker: please report this"
-                );
-            }
-            shared.stats.lost.add(lost);
-        }
-        progress.position = message.position();
+        self.lanes[lane.index()].position = message.position();
         self.unreported.insert(lane);
         Some(message)
     }
@@ -226,7 +252,7 @@ impl Progress {
     /// Tells waiting publishers how far it has read.
     fn report(&mut self, shared: &Shared) {
         for lane in std::mem::take(&mut self.unreported).iter() {
-            shared.flow.advance(lane, &self.positions, self.lanes[lane.index()].position);
+            shared.flow.advance(lane, &self.seat, self.lanes[lane.index()].position);
         }
     }
 }
