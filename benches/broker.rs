@@ -28,9 +28,9 @@ fn filter(text: &str) -> TopicFilter {
 
 /// A bus, and a reader that has subscribed to everything.
 async fn bus() -> (Bus, Reader) {
-    let bus = Bus::start(BusSettings { max_readers: 2000, max_retained: 10, direct_readers: 64 }).unwrap();
+    let bus = Bus::start(BusSettings { max_retained: 10, direct_readers: 64 }).unwrap();
     let mut reader = bus.reader();
-    reader.set_lanes(LaneSet::of(&filter("#"))).await.unwrap();
+    reader.set_lanes(LaneSet::of(&filter("#")));
     (bus, reader)
 }
 
@@ -142,7 +142,7 @@ async fn stream(messages: u64, readers: usize) -> Duration {
     let mut ends = vec![first];
     for _ in 1..readers {
         let mut reader = bus.reader();
-        reader.set_lanes(LaneSet::of(&filter("greenhouse/#"))).await.unwrap();
+        reader.set_lanes(LaneSet::of(&filter("greenhouse/#")));
         ends.push(reader);
     }
     let start = Instant::now();

@@ -24,12 +24,10 @@ pub use stats::BrokerStats;
 mod admission;
 pub mod bus;
 mod connection;
-mod direct;
 mod flow;
 mod inflight;
 pub mod lane;
 mod levels;
-mod links;
 mod listener;
 pub mod local;
 pub mod message;
@@ -37,8 +35,10 @@ mod pace;
 pub mod packet;
 mod queue;
 pub mod reader;
+mod relay;
 pub mod retained;
 mod router;
+mod seat;
 mod session;
 mod sessions;
 mod share;
@@ -111,11 +111,7 @@ impl Broker {
     /// Starts the bus and binds every listener. Call it once in a process: the router's thread cannot be stopped.
     pub async fn start(settings: &config::Broker) -> Result<Broker, StartError> {
         let listeners = listener::bind_all(&settings.listeners).await?;
-        let bus = Bus::start(BusSettings {
-            max_readers: settings.max_connections + sessions::KEPT + share::MAX_GROUPS + LOCAL_READERS,
-            max_retained: settings.max_retained,
-            direct_readers: DIRECT_READERS,
-        })?;
+        let bus = Bus::start(BusSettings { max_retained: settings.max_retained, direct_readers: DIRECT_READERS })?;
         let shared = Arc::new(Shared {
             bus,
             stats: BrokerStats::default(),
@@ -182,6 +178,3 @@ impl Drop for Broker {
 
 /// See [`BusSettings::direct_readers`]: some microseconds of work.
 const DIRECT_READERS: usize = 64;
-
-/// Readers of the bus besides the sessions of clients: devices and the gateway itself.
-const LOCAL_READERS: usize = 4096;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};
-use rumqttd::protocol::{Disconnect, DisconnectReasonCode, Packet, PingReq, Publish, Unsubscribe};
+use rumqttd::protocol::{Packet, PingReq, Publish};
 use rumqttd::{Forward, Notification, Router, RouterConfig};
 
 const SEGMENT_SIZE: usize = 1024;
@@ -139,19 +139,6 @@ fn a_link_with_many_literal_filters_gets_each_message_once() {
 }
 
 #[test]
-fn topics_that_nobody_subscribed_are_taken_and_forgotten() {
-    let router = router(10);
-    let (mut publisher, mut publisher_rx) = connect(&router, "publisher");
-    publisher.publish("A", vec![1]).unwrap();
-    handled(&mut publisher, &mut publisher_rx);
-    let (mut tx, mut rx) = connect(&router, "reader");
-    subscribe(&mut tx, &mut rx, "A");
-    publisher.publish("A", vec![2]).unwrap();
-    let first = forward(&mut rx);
-    assert_eq!((&first.publish.payload[..], first.cursor), (&[2][..], Some((0, 0))));
-}
-
-#[test]
 fn a_subscription_begins_at_the_end_of_the_log_and_cursors_count_all_its_messages() {
     let router = router(10);
     let (mut early, mut early_rx) = connect(&router, "early");
@@ -230,76 +217,6 @@ fn the_payload_arrives_in_the_allocation_it_was_published_in() {
     let forward = forward(&mut rx);
     assert_eq!(forward.publish.payload.as_ptr(), payload.as_ptr());
     assert_eq!((forward.publish.payload, forward.properties), (payload, None));
-}
-
-#[test]
-fn events_of_different_links_are_handled_in_the_order_they_were_sent() {
-    let router = router(10);
-    let (mut first, _rx1) = connect(&router, "publisher-0");
-    let (mut second, mut second_rx) = connect(&router, "publisher-1");
-    let (mut steady, mut steady_rx) = connect(&router, "steady");
-    subscribe(&mut steady, &mut steady_rx, "A");
-    for _ in 0..1000 {
-        let (mut tx, mut rx) = connect(&router, "reader");
-        send(&mut first, publish("A", "before"));
-        tx.subscribe("A").unwrap();
-        send(&mut second, publish("A", "after"));
-        ack(&mut rx);
-        assert_eq!(forward(&mut rx).publish.payload, "after");
-        for payload in ["before", "after"] {
-            assert_eq!(forward(&mut steady_rx).publish.payload, payload);
-        }
-        // Comes to rest, so that it can be closed.
-        handled(&mut second, &mut second_rx);
-        handled(&mut tx, &mut rx);
-        send(&mut tx, normal_disconnect());
-    }
-}
-
-#[test]
-fn each_filter_given_up_is_answered_after_its_last_message_and_others_are_not() {
-    let router = router(10);
-    let (mut tx, mut rx) = connect(&router, "reader");
-    subscribe(&mut tx, &mut rx, "A");
-    subscribe(&mut tx, &mut rx, "B");
-    let (mut publisher, mut publisher_rx) = connect(&router, "publisher");
-    publisher.publish("A", vec![1]).unwrap();
-    handled(&mut publisher, &mut publisher_rx);
-    let filters = ["A", "B", "C"].map(str::to_owned).to_vec();
-    send(&mut tx, Packet::Unsubscribe(Unsubscribe { pkid: 0, filters }, None));
-    publisher.publish("A", vec![2]).unwrap();
-    assert_eq!(&forward(&mut rx).publish.payload[..], [1]);
-    ack(&mut rx);
-    ack(&mut rx);
-    assert!(next(&mut rx).is_none());
-    subscribe(&mut tx, &mut rx, "A");
-    publisher.publish("A", vec![3]).unwrap();
-    assert_eq!(&forward(&mut rx).publish.payload[..], [3]);
-}
-
-fn normal_disconnect() -> Packet {
-    Packet::Disconnect(Disconnect { reason_code: DisconnectReasonCode::NormalDisconnection }, None)
-}
-
-#[test]
-fn only_a_disconnect_frees_the_place_of_a_link() {
-    let router = router(2);
-    let (_publisher, _publisher_rx) = connect(&router, "publisher");
-    drop(connect(&router, "dropped"));
-    assert!(router("other").is_err(), "a dropped link keeps its place");
-    let (mut tx, _rx) = connect(&router, "dropped");
-    for i in 0..100 {
-        send(&mut tx, normal_disconnect());
-        (tx, _) = connect(&router, &format!("reader-{}", i % 2));
-    }
-}
-
-#[test]
-fn a_name_that_connects_again_closes_the_first_link() {
-    let router = router(10);
-    let (_tx, mut rx) = connect(&router, "name");
-    let _second = connect(&router, "name");
-    assert!(rx.recv().is_err());
 }
 
 #[test]

@@ -7,24 +7,22 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::consume_budget;
+use tokio_util::sync::CancellationToken;
 
 use super::flow::{Admission, Flow};
 use super::lane::Lane;
-use super::links::Links;
 use super::message::{Envelope, Message};
 use super::reader::Reader;
+use super::relay;
 use super::retained::{Retained, Retention, Snapshot};
-use super::router::{self, LinkReceiver, LinkSender, Router, Stopped};
+use super::router::{self, Sender, Stopped};
 use crate::stats::Counter;
 use crate::topic::TopicFilter;
 
 /// How large the bus may grow.
 #[derive(Clone, Copy, Debug)]
 pub struct BusSettings {
-    /// Readers that are subscribed to something at the same time: sessions, connected or not, and local subscribers.
-    pub max_readers: usize,
     /// Topics with a retained message.
     pub max_retained: usize,
     /// Up to so many readers of a lane the publisher hands them a message itself, which saves two changes of thread;
@@ -45,9 +43,6 @@ pub enum BusError {
         "cannot start a thread for the bus: {0}; hint: is the limit of processes for this user or service reached?"
     )]
     Thread(Arc<std::io::Error>),
-    /// [`BusSettings::max_readers`] are subscribed already.
-    #[error("cannot subscribe: {0} sessions are subscribed already, which is the limit")]
-    TooManyReaders(usize),
 }
 
 /// Why [`Bus::try_publish`] did not take a message.
@@ -93,45 +88,31 @@ pub struct Bus(Arc<Shared>);
 
 /// What all clones of a bus and all its readers share.
 pub(super) struct Shared {
-    pub(super) publisher: Mutex<Publisher>,
+    /// One publishes at a time.
+    pub(super) publisher: Mutex<Sender>,
     pub(super) flow: Flow,
-    pub(super) links: Links,
     pub(super) stats: BusStats,
+    /// Cancelled when the router has ended.
+    pub(super) stopped: CancellationToken,
     /// Locked before `publisher`, where both are.
     retained: Mutex<Retained>,
-    /// Close when the router ends; nothing else comes from them.
-    ends: AsyncMutex<[LinkReceiver; 2]>,
     last_session: AtomicU64,
-}
-
-/// The two links that everybody publishes through, one at a time.
-///
-/// The router takes all that is in a link's buffer for the one event that is on its way. So when a reader subscribes,
-/// what is published after that could overtake it by joining a buffer whose event was sent before. With a second link
-/// there is a way to say "from here on": publish through the other.
-#[derive(Debug)]
-pub(super) struct Publisher {
-    links: [LinkSender; 2],
-    current: usize,
 }
 
 impl Bus {
     /// Starts the router. Its thread cannot be stopped and lives as long as the process: start one bus.
     pub fn start(settings: BusSettings) -> Result<Bus, BusError> {
-        let stopped = |Stopped| BusError::Stopped;
-        let router = Router::start(settings.max_readers + 2);
-        let first = router.connect("publisher-0").map_err(stopped)?;
-        let second = router.connect("publisher-1").map_err(stopped)?;
-        let links = Links::start(router, settings.max_readers).map_err(|error| BusError::Thread(Arc::new(error)))?;
-        Ok(Bus(Arc::new(Shared {
-            publisher: Mutex::new(Publisher { links: [first.sender, second.sender], current: 0 }),
+        let (sender, receiver) = router::start().map_err(|Stopped| BusError::Stopped)?;
+        let shared = Arc::new(Shared {
+            publisher: Mutex::new(sender),
             flow: Flow::new(router::LANE_BUDGET, settings.direct_readers),
-            links,
             stats: BusStats::default(),
+            stopped: CancellationToken::new(),
             retained: Mutex::new(Retained::new(settings.max_retained)),
-            ends: AsyncMutex::new([first.receiver, second.receiver]),
             last_session: AtomicU64::new(0),
-        })))
+        });
+        relay::start(shared.clone(), receiver).map_err(|error| BusError::Thread(Arc::new(error)))?;
+        Ok(Bus(shared))
     }
 
     /// A number for a new session, not 0 and never given again.
@@ -168,7 +149,7 @@ impl Bus {
         }
     }
 
-    /// A new reader, which reads nothing yet and costs the router nothing.
+    /// A new reader, which reads nothing yet.
     pub fn reader(&self) -> Reader {
         Reader::new(self.0.clone())
     }
@@ -191,17 +172,7 @@ impl Bus {
 
     /// Resolves when the router's thread has died. The process should then exit with code 70.
     pub async fn failed(&self) {
-        let mut ends = self.0.ends.lock().await;
-        let [first, second] = &mut *ends;
-        loop {
-            let arrival = tokio::select! {
-                arrival = first.next() => arrival,
-                arrival = second.next() => arrival,
-            };
-            if arrival == Err(Stopped) {
-                return;
-            }
-        }
+        self.0.stopped.cancelled().await;
     }
 
     /// The counters.
@@ -251,10 +222,10 @@ impl Shared {
                 let position = self.flow.add(lane, router::counted_size(envelope.size()));
                 let bytes = envelope.seal(position, retained_version);
                 if direct {
-                    self.flow.hand_out(lane, &bytes);
+                    self.flow.hand_out(lane, position, &bytes);
                 } else {
                     self.flow.note_routed(lane, position);
-                    publisher.link().publish(lane, bytes.clone()).map_err(|Stopped| BusError::Stopped)?;
+                    publisher.publish(lane, bytes.clone()).map_err(|Stopped| BusError::Stopped)?;
                 }
                 Pushed { bytes, read: true }
             }
@@ -269,25 +240,6 @@ impl Shared {
     }
 }
 
-impl Publisher {
-    /// Makes sure that what is published from now on is handled by the router after any event sent now. Fails if the
-    /// router has taken neither link's buffer; then it must first be given the time to do that.
-    pub(super) fn barrier(&mut self) -> bool {
-        if !self.links[self.current].is_idle() {
-            let other = 1 - self.current;
-            if !self.links[other].is_idle() {
-                return false;
-            }
-            self.current = other;
-        }
-        true
-    }
-
-    fn link(&mut self) -> &mut LinkSender {
-        &mut self.links[self.current]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,7 +249,7 @@ mod tests {
     use std::collections::VecDeque;
 
     fn bus() -> Bus {
-        Bus::start(BusSettings { max_readers: 10, max_retained: 10, direct_readers: 0 }).unwrap()
+        Bus::start(BusSettings { max_retained: 10, direct_readers: 0 }).unwrap()
     }
 
     fn envelope() -> Envelope {
@@ -321,8 +273,8 @@ mod tests {
     async fn when_the_router_dies_everybody_is_told() {
         let bus = bus();
         let mut reader = bus.reader();
-        reader.set_lanes(lanes()).await.unwrap();
-        bus.0.publisher.lock().link().crash_router();
+        reader.set_lanes(lanes());
+        bus.0.publisher.lock().crash_router();
         bus.failed().await;
         bus.failed().await;
         assert!(matches!(reader.recv(&mut VecDeque::new()).await, Err(BusError::Stopped)));
@@ -331,34 +283,5 @@ mod tests {
             // The channel of events closes a moment after the links.
             assert!(Instant::now() < deadline);
         }
-    }
-
-    #[tokio::test]
-    async fn while_one_link_is_behind_a_reader_enters_by_the_other() {
-        let bus = bus();
-        bus.0.publisher.lock().links[0].stall();
-        let mut reader = bus.reader();
-        reader.set_lanes(lanes()).await.unwrap();
-        assert_eq!(bus.0.publisher.lock().current, 1);
-        bus.try_publish(envelope()).unwrap();
-        let mut batch = VecDeque::new();
-        reader.recv(&mut batch).await.unwrap();
-        assert_eq!(batch.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn while_both_links_are_behind_a_reader_waits_and_publishers_do_not() {
-        let bus = bus();
-        bus.0.publisher.lock().links.iter_mut().for_each(LinkSender::stall);
-        let mut reader = bus.reader();
-        let entered = tokio::time::timeout(std::time::Duration::from_millis(50), reader.set_lanes(lanes())).await;
-        assert!(entered.is_err());
-        assert!(!bus.try_publish(envelope()).unwrap().read);
-        bus.0.publisher.lock().links.iter_mut().for_each(LinkSender::go_on);
-        reader.set_lanes(lanes()).await.unwrap();
-        assert!(bus.try_publish(envelope()).unwrap().read);
-        let mut batch = VecDeque::new();
-        reader.recv(&mut batch).await.unwrap();
-        assert_eq!(batch.len(), 1);
     }
 }

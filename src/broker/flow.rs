@@ -1,11 +1,11 @@
-//! How far the readers of each lane are behind, so that a publisher waits before the router's log overruns a reader.
+//! How far the readers of each lane are behind, so that a publisher waits before too much is on its way.
 //!
 //! Each lane has a head, the bytes ever published on it; each reader has a position on each of its lanes, the head as
 //! it was after the last message it took. The distance from the slowest reader to the head must not exceed the budget
 //! when a message is added. The slowest is looked for only when the last known one was too far behind.
 //!
-//! A lane with few readers needs no other thread: the publisher hands them the message itself. It may do so only while
-//! none of them has a message to come from the router, which would be overtaken.
+//! To few readers the publisher hands a message itself. If they are many the router does, on its own threads; then the
+//! publisher must not, before the router has handed over all it had, or messages would be overtaken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -14,8 +14,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::direct::Direct;
 use super::lane::{LANES, Lane, LaneSet};
+use super::seat::Seat;
 
 /// The accounts of all lanes.
 #[derive(Debug)]
@@ -25,21 +25,12 @@ pub(super) struct Flow {
     lanes: [LaneFlow; LANES],
 }
 
-/// One reader, as the publishers see it.
-#[derive(Debug)]
-pub(super) struct Seat {
-    /// Its position on each lane.
-    positions: [AtomicU64; LANES],
-    /// What it is handed directly.
-    pub(super) direct: Direct,
-}
-
 /// Whether a lane takes a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     /// There is room for one message of any size.
     Room {
-        /// Whether to hand it to the readers directly: they are few, and have taken all that went through the router.
+        /// Whether to hand it to the readers directly: they are few, and the router has nothing that it would overtake.
         direct: bool,
     },
     /// A reader is too far behind.
@@ -52,8 +43,10 @@ pub(super) enum Admission {
 struct LaneFlow {
     lane: Lane,
     head: AtomicU64,
-    /// The head after the last message that went through the router.
+    /// The head after the last message that the router got.
     routed: AtomicU64,
+    /// The head after the last message that came from the router and was handed to the readers.
+    relayed: AtomicU64,
     /// How many readers there are; written under the lock of `readers`.
     reader_count: AtomicUsize,
     readers: Mutex<Vec<Arc<Seat>>>,
@@ -81,7 +74,7 @@ impl Flow {
         if flow.backlog() > self.budget && flow.find_slowest() > self.budget {
             return Admission::Full;
         }
-        Admission::Room { direct: reader_count <= self.direct_readers && flow.router_is_level() }
+        Admission::Room { direct: reader_count <= self.direct_readers && flow.router_is_empty() }
     }
 
     /// Adds a message of `size` bytes to `lane`; returns the head after it.
@@ -94,10 +87,28 @@ impl Flow {
         self.lane(lane).routed.store(head, SeqCst);
     }
 
-    /// Hands a message that was added to all readers of `lane`.
-    pub(super) fn hand_out(&self, lane: Lane, envelope: &Bytes) {
+    /// Hands the message that was added to `lane` with the head `position` to its readers: all that were there then.
+    pub(super) fn hand_out(&self, lane: Lane, position: u64, envelope: &Bytes) {
         for reader in &*self.lane(lane).readers.lock() {
-            reader.direct.push(lane, envelope.clone());
+            // One that came later begins behind it.
+            if reader.position(lane).load(SeqCst) < position {
+                reader.push(lane, envelope.clone());
+            }
+        }
+    }
+
+    /// [`Flow::hand_out`] for a message that comes from the router.
+    pub(super) fn relay(&self, lane: Lane, position: u64, envelope: &Bytes) {
+        self.hand_out(lane, position, envelope);
+        let flow = self.lane(lane);
+        flow.relayed.store(position, SeqCst);
+        self.wake_if_room(flow, None);
+    }
+
+    /// Wakes every reader.
+    pub(super) fn wake_readers(&self) {
+        for flow in &self.lanes {
+            flow.readers.lock().iter().for_each(|reader| reader.wake());
         }
     }
 
@@ -106,7 +117,7 @@ impl Flow {
         for lane in lanes.iter() {
             let flow = self.lane(lane);
             let mut readers = flow.readers.lock();
-            reader.at(lane).store(flow.head.load(SeqCst), SeqCst);
+            reader.position(lane).store(flow.head.load(SeqCst), SeqCst);
             readers.push(reader.clone());
             flow.reader_count.store(readers.len(), SeqCst);
         }
@@ -131,13 +142,13 @@ impl Flow {
 
     /// Notes that `reader` has taken the messages of `lane` up to `position`. Only the reader itself calls this.
     pub(super) fn advance(&self, lane: Lane, reader: &Seat, position: u64) {
-        let before = reader.at(lane).fetch_max(position, SeqCst);
+        let before = reader.position(lane).fetch_max(position, SeqCst);
         self.wake_if_room(self.lane(lane), Some(before));
     }
 
     /// Whether `reader` has taken everything that was added to `lanes`.
     pub(super) fn is_level(&self, lanes: LaneSet, reader: &Seat) -> bool {
-        lanes.iter().all(|lane| reader.at(lane).load(SeqCst) >= self.lane(lane).head.load(SeqCst))
+        lanes.iter().all(|lane| reader.position(lane).load(SeqCst) >= self.lane(lane).head.load(SeqCst))
     }
 
     /// Waits until `lane` has room.
@@ -182,6 +193,7 @@ impl LaneFlow {
             lane,
             head: AtomicU64::new(0),
             routed: AtomicU64::new(0),
+            relayed: AtomicU64::new(0),
             reader_count: AtomicUsize::new(0),
             readers: Mutex::default(),
             slowest: AtomicU64::new(0),
@@ -195,13 +207,9 @@ impl LaneFlow {
         self.head.load(SeqCst).saturating_sub(self.slowest.load(SeqCst))
     }
 
-    /// Whether every reader has taken what came through the router.
-    fn router_is_level(&self) -> bool {
-        let is_level = || self.slowest.load(SeqCst) >= self.routed.load(SeqCst);
-        is_level() || {
-            self.find_slowest();
-            is_level()
-        }
+    /// Whether the router has nothing for this lane any more.
+    fn router_is_empty(&self) -> bool {
+        self.relayed.load(SeqCst) >= self.routed.load(SeqCst)
     }
 
     /// The true distance now.
@@ -212,20 +220,12 @@ impl LaneFlow {
     fn find_slowest_of(&self, readers: &[Arc<Seat>]) -> u64 {
         let head = self.head.load(SeqCst);
         // Positions only grow and new readers begin at the head, so this never falls.
-        let slowest = readers.iter().map(|reader| reader.at(self.lane).load(SeqCst)).min().unwrap_or(head);
+        let slowest = readers.iter().map(|reader| reader.position(self.lane).load(SeqCst)).min().unwrap_or(head);
+        // What the router still has counts too, even if those who were to get it have gone: its log is not larger.
+        let relayed = self.relayed.load(SeqCst);
+        let slowest = if self.router_is_empty() { slowest } else { slowest.min(relayed) };
         self.slowest.store(slowest, SeqCst);
         head.saturating_sub(slowest)
-    }
-}
-
-impl Seat {
-    /// Position 0 everywhere.
-    pub(super) fn new() -> Seat {
-        Seat { positions: std::array::from_fn(|_| AtomicU64::new(0)), direct: Direct::default() }
-    }
-
-    fn at(&self, lane: Lane) -> &AtomicU64 {
-        &self.positions[lane.index()]
     }
 }
 
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_handed_over_by_the_router_while_readers_are_many_or_have_more_to_come_from_it() {
+    fn the_router_hands_over_while_readers_are_many_or_it_has_something_left() {
         let (flow, lane) = (Flow::new(100, 2), Lane::of("a"));
         let readers = [(); 2].map(|()| reader(&flow, "a"));
         let third = reader(&flow, "a");
@@ -292,10 +292,29 @@ mod tests {
         let routed = flow.add(lane, 10);
         flow.note_routed(lane, routed);
         flow.leave(lanes("a"), &third);
-        flow.advance(lane, &readers[0], routed);
         assert_eq!(flow.admit(lane), Admission::Room { direct: false }, "it would overtake the one before");
-        flow.advance(lane, &readers[1], routed);
+        let late = reader(&flow, "a");
+        flow.leave(lanes("a"), &readers[1]);
+        flow.relay(lane, routed, &Bytes::new());
         assert_eq!(flow.admit(lane), Admission::Room { direct: true });
+        let mut taken = std::collections::VecDeque::new();
+        late.take(&mut taken);
+        assert!(taken.is_empty(), "it was published before");
+        readers[0].take(&mut taken);
+        assert_eq!(taken.len(), 1);
+    }
+
+    #[test]
+    fn what_the_router_has_left_counts_when_its_readers_have_gone() {
+        let (flow, lane) = (Flow::new(100, 0), Lane::of("a"));
+        let first = reader(&flow, "a");
+        let routed = flow.add(lane, 101);
+        flow.note_routed(lane, routed);
+        flow.leave(lanes("a"), &first);
+        let _second = reader(&flow, "a");
+        assert_eq!(flow.admit(lane), Admission::Full);
+        flow.relay(lane, routed, &Bytes::new());
+        assert_eq!(flow.admit(lane), Admission::Room { direct: false });
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl LocalClient {
     ) -> Result<Subscriber, BusError> {
         let mut reader = self.bus.reader();
         let lanes = filters.iter().fold(LaneSet::EMPTY, |lanes, (filter, _)| lanes.union(LaneSet::of(filter)));
-        reader.set_lanes(lanes).await?;
+        reader.set_lanes(lanes);
         let snapshot = self.bus.retained_of(filters.iter().map(|(filter, _)| filter));
         let mut subscriptions = Subscriptions::new();
         let insert = |subscriptions: &mut Subscriptions, retained_floor| {

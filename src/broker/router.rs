@@ -1,9 +1,11 @@
-//! rumqttd's router and its links. The only file that names rumqttd; `tests/rumqttd_facts.rs` pins what it relies on.
+//! rumqttd's router, which takes a message that is for many readers off the publisher's hands: what is published at one
+//! end comes out at the other, on a thread of its own. The only file that names rumqttd; `tests/rumqttd_facts.rs` pins
+//! what it relies on.
 //!
 //! Two rules keep the router from blocking us and us from breaking it:
 //! - An event is sent only for the first packet in a link's buffer; the router takes the whole buffer for one event.
 //!   So at most one event a link (and one `Ready`) is ever in the router's bounded channel.
-//! - `Ready` is sent once for each `Unschedule`, at once, and never on a link that was disconnected.
+//! - `Ready` is sent once for each `Unschedule`, at once.
 
 use std::fmt;
 use std::future::Future;
@@ -12,12 +14,10 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use rumqttd::local::{LinkBuilder, LinkRx, LinkTx};
-use rumqttd::protocol::{
-    Disconnect, DisconnectReasonCode, Filter, Packet, PingReq, Publish, QoS, RetainForwardRule, Subscribe, Unsubscribe,
-};
+use rumqttd::protocol::{Filter, Packet, Publish, QoS, RetainForwardRule, Subscribe};
 use rumqttd::{Notification, RouterConfig};
 
-use super::lane::{LANES, Lane, LaneSet};
+use super::lane::{LANES, Lane};
 
 /// Counted bytes after which the router starts a new segment of a lane's log.
 const SEGMENT_SIZE: usize = 32 * 1024;
@@ -28,7 +28,7 @@ const SEGMENTS: usize = 3;
 /// oldest segment, and then the others still hold at least so much.
 pub(super) const LANE_BUDGET: u64 = (SEGMENT_SIZE * (SEGMENTS - 1)) as u64;
 
-/// Messages the router copies from one lane before it turns to the next; it stops at 200 for one link.
+/// Messages the router copies from one lane before it turns to the next.
 const MESSAGES_A_TURN: u64 = 100;
 
 /// The lanes' topics as the router sees them: one letter each, so that none needs an allocation. None is `$`, which the
@@ -39,42 +39,28 @@ const LETTERS: &[u8; LANES] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stopped;
 
-type Connect = dyn Fn(&str) -> Result<Link, Stopped> + Send;
-
-/// The running router: a factory of links.
-pub(super) struct Router {
-    // The event type inside rumqttd's sender cannot be named, so a closure keeps it.
-    connect: Box<Connect>,
+/// Where messages go in.
+pub(super) struct Sender {
+    tx: LinkTx,
+    /// Nothing comes here, but without it the router would close the link.
+    _rx: LinkRx,
 }
 
-/// Both ends of one link.
-pub(super) struct Link {
-    pub(super) sender: LinkSender,
-    pub(super) receiver: LinkReceiver,
+/// Where they come out. While it is not read, the log of each lane takes [`LANE_BUDGET`] and no more.
+pub(super) struct Receiver {
+    _tx: LinkTx,
+    rx: LinkRx,
 }
 
-/// Towards the router.
-pub(super) struct LinkSender(LinkTx);
-
-/// From the router.
-pub(super) struct LinkReceiver(LinkRx);
-
-/// What comes from the router.
+/// A message that has come through the router.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Arrival {
-    /// A message.
-    Message {
-        /// Its lane.
-        lane: Lane,
-        /// How many messages were on the lane before it, since the router started.
-        index: u64,
-        /// Its envelope.
-        envelope: Bytes,
-    },
-    /// The answer to a `subscribe` or a `ping`, or to one lane of an `unsubscribe`.
-    Ack,
-    /// Nothing for us.
-    Nothing,
+pub(super) struct Arrival {
+    /// Its lane.
+    pub(super) lane: Lane,
+    /// How many messages were on the lane before it, since the router started.
+    pub(super) index: u64,
+    /// Its envelope.
+    pub(super) envelope: Bytes,
 }
 
 /// What one message of `size` bytes adds to the router's count of a lane.
@@ -83,151 +69,84 @@ pub(super) fn counted_size(size: usize) -> u64 {
     size as u64 + 5
 }
 
-impl Router {
-    /// Starts the router's thread, which lives as long as the process.
-    pub(super) fn start(max_links: usize) -> Router {
-        let config = RouterConfig {
-            max_connections: max_links,
-            max_outgoing_packet_count: MESSAGES_A_TURN,
-            max_segment_size: SEGMENT_SIZE,
-            max_segment_count: SEGMENTS,
-            custom_segment: None,
-            initialized_filters: None,
-            shared_subscriptions_strategy: rumqttd::Strategy::default(),
-        };
-        let events = rumqttd::Router::new(0, config).spawn();
-        let connect = move |name: &str| {
-            let link = LinkBuilder::new(name, events.clone()).topic_alias_max(0).build();
-            let (tx, rx, _) = link.map_err(|_| Stopped)?;
-            Ok(Link { sender: LinkSender(tx), receiver: LinkReceiver(rx) })
-        };
-        Router { connect: Box::new(connect) }
-    }
-
-    /// A new link. Blocks until the router answers. Two links with the same name cannot be open at once.
-    pub(super) fn connect(&self, name: &str) -> Result<Link, Stopped> {
-        (self.connect)(name)
-    }
+/// Starts the router's thread, which lives as long as the process.
+pub(super) fn start() -> Result<(Sender, Receiver), Stopped> {
+    let config = RouterConfig {
+        max_connections: 2,
+        max_outgoing_packet_count: MESSAGES_A_TURN,
+        max_segment_size: SEGMENT_SIZE,
+        max_segment_count: SEGMENTS,
+        custom_segment: None,
+        initialized_filters: None,
+        shared_subscriptions_strategy: rumqttd::Strategy::default(),
+    };
+    let events = rumqttd::Router::new(0, config).spawn();
+    let connect = |name| LinkBuilder::new(name, events.clone()).topic_alias_max(0).build().map_err(|_| Stopped);
+    let (mut tx, mut rx, _) = connect("relay")?;
+    let filter = |lane| Filter {
+        path: letter(lane).to_owned(),
+        qos: QoS::AtMostOnce,
+        nolocal: false,
+        preserve_retain: false,
+        retain_forward_rule: RetainForwardRule::Never,
+    };
+    send(&mut tx, Packet::Subscribe(Subscribe { pkid: 0, filters: Lane::all().map(filter).into() }, None))?;
+    while !matches!(rx.recv().map_err(|_| Stopped)?, Some(Notification::DeviceAck(_))) {}
+    let (sender, _rx, _) = connect("publisher")?;
+    Ok((Sender { tx: sender, _rx }, Receiver { _tx: tx, rx }))
 }
 
-impl Link {
-    /// Asks for the messages of `lanes`, from the event that carries this on; answered by one [`Arrival::Ack`].
-    pub(super) fn subscribe(&mut self, lanes: LaneSet) -> Result<(), Stopped> {
-        let filter = |lane| Filter {
-            path: letter(lane).to_owned(),
-            qos: QoS::AtMostOnce,
-            nolocal: false,
-            preserve_retain: false,
-            retain_forward_rule: RetainForwardRule::Never,
-        };
-        let filters = lanes.iter().map(filter).collect();
-        self.sender.push(Packet::Subscribe(Subscribe { pkid: 0, filters }, None))
-    }
-
-    /// Gives up `lanes`, all of which must be subscribed: the router answers each with one [`Arrival::Ack`], and
-    /// others not at all.
-    pub(super) fn unsubscribe(&mut self, lanes: LaneSet) -> Result<(), Stopped> {
-        let filters = lanes.iter().map(|lane| letter(lane).to_owned()).collect();
-        self.sender.push(Packet::Unsubscribe(Unsubscribe { pkid: 0, filters }, None))
-    }
-
-    /// Is answered by one [`Arrival::Ack`] after the router has handled all events sent before.
-    pub(super) fn ping(&mut self) -> Result<(), Stopped> {
-        self.sender.push(Packet::PingReq(PingReq))
-    }
-
-    /// Closes the link. It must be idle: if the router were about to serve it, it would take its place in the queue for
-    /// that of the next link with the same number.
-    pub(super) fn disconnect(mut self) -> Result<(), Stopped> {
-        let reason_code = DisconnectReasonCode::NormalDisconnection;
-        self.sender.push(Packet::Disconnect(Disconnect { reason_code }, None))
-    }
-}
-
-impl LinkSender {
+impl Sender {
     /// Puts `envelope` on `lane`.
     pub(super) fn publish(&mut self, lane: Lane, envelope: Bytes) -> Result<(), Stopped> {
         let publish = Publish::new(Bytes::from_static(letter(lane).as_bytes()), envelope, false);
         self.push(Packet::Publish(publish, None))
     }
 
-    /// Whether the router has taken all that was pushed, and so no event of this link is on its way.
-    pub(super) fn is_idle(&self) -> bool {
-        self.0.buffer().is_empty()
-    }
-
     fn push(&mut self, packet: Packet) -> Result<(), Stopped> {
         {
-            let mut buffer = self.0.buffer();
+            let mut buffer = self.tx.buffer();
             if !buffer.is_empty() {
                 buffer.push_back(packet);
                 return Ok(());
             }
         }
-        // `&mut self`: nobody else pushes between the look and this. `send` is async by name only.
-        match now(self.0.send(packet)) {
-            Some(Ok(_)) => Ok(()),
-            _ => Err(Stopped),
-        }
+        // `&mut self`: nobody else pushes between the look and this.
+        send(&mut self.tx, packet)
     }
-}
 
-#[cfg(test)]
-impl LinkSender {
-    /// Makes the router panic, if anyone has subscribed to anything; see `tests/rumqttd_facts.rs`.
+    /// Makes the router panic; see `tests/rumqttd_facts.rs`.
+    #[cfg(test)]
     pub(super) fn crash_router(&mut self) {
         let publish = Publish::new(Bytes::from_static("\u{fc}".as_bytes()), Bytes::new(), false);
         self.push(Packet::Publish(publish, None)).unwrap();
     }
+}
 
-    /// Leaves something in the buffer without an event: to everybody else the router is behind.
-    pub(super) fn stall(&mut self) {
-        self.0.buffer().push_back(Packet::PingReq(PingReq));
-    }
-
-    /// Sends the event that `stall` kept.
-    pub(super) fn go_on(&mut self) {
-        assert!(now(self.0.send(Packet::PingReq(PingReq))).unwrap().is_ok());
+impl Receiver {
+    /// The next message. Blocks the thread.
+    pub(super) fn next(&mut self) -> Result<Arrival, Stopped> {
+        loop {
+            match self.rx.recv().map_err(|_| Stopped)? {
+                Some(Notification::Forward(forward)) => {
+                    let lane = forward.publish.topic.first().and_then(|&letter| lane_of(letter));
+                    if let (Some(lane), Some((_, index))) = (lane, forward.cursor) {
+                        return Ok(Arrival { lane, index, envelope: forward.publish.payload });
+                    }
+                }
+                Some(Notification::Unschedule) => self.rx.ready().map_err(|_| Stopped)?,
+                Some(Notification::Disconnect(..)) => return Err(Stopped),
+                _ => {}
+            }
+        }
     }
 }
 
-impl LinkReceiver {
-    /// The next arrival. Cancel safe.
-    pub(super) async fn next(&mut self) -> Result<Arrival, Stopped> {
-        let notification = self.0.next().await.map_err(|_| Stopped)?;
-        self.sort(notification)
-    }
-
-    /// The next arrival, if there is one already.
-    pub(super) fn try_next(&mut self) -> Result<Option<Arrival>, Stopped> {
-        match now(self.0.next()) {
-            Some(notification) => self.sort(notification.map_err(|_| Stopped)?).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// The next arrival. Blocks the thread.
-    pub(super) fn next_blocking(&mut self) -> Result<Arrival, Stopped> {
-        let notification = self.0.recv().map_err(|_| Stopped)?;
-        self.sort(notification)
-    }
-
-    fn sort(&self, notification: Option<Notification>) -> Result<Arrival, Stopped> {
-        match notification {
-            Some(Notification::Forward(forward)) => {
-                let lane = forward.publish.topic.first().and_then(|&letter| lane_of(letter));
-                Ok(match (lane, forward.cursor) {
-                    (Some(lane), Some((_, index))) => {
-                        Arrival::Message { lane, index, envelope: forward.publish.payload }
-                    }
-                    _ => Arrival::Nothing,
-                })
-            }
-            Some(Notification::DeviceAck(_)) => Ok(Arrival::Ack),
-            Some(Notification::Unschedule) => self.0.ready().map(|()| Arrival::Nothing).map_err(|_| Stopped),
-            Some(Notification::Disconnect(..)) => Err(Stopped),
-            _ => Ok(Arrival::Nothing),
-        }
+/// `LinkTx::send` is async by name only.
+fn send(tx: &mut LinkTx, packet: Packet) -> Result<(), Stopped> {
+    match pin!(tx.send(packet)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(_)) => Ok(()),
+        _ => Err(Stopped),
     }
 }
 
@@ -248,14 +167,6 @@ fn lane_of(letter: u8) -> Option<Lane> {
     Lane::from_index(usize::from(index))
 }
 
-/// The outcome of `future` if it is ready at once.
-fn now<F: Future>(future: F) -> Option<F::Output> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => None,
-    }
-}
-
 macro_rules! opaque_debug {
     ($($type:ident),*) => {$(
         impl fmt::Debug for $type {
@@ -265,7 +176,7 @@ macro_rules! opaque_debug {
         }
     )*};
 }
-opaque_debug!(Router, Link, LinkSender, LinkReceiver);
+opaque_debug!(Sender, Receiver);
 
 #[cfg(test)]
 mod tests {

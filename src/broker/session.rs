@@ -140,7 +140,7 @@ pub async fn run(mut session: Session, first: Box<Attach>, mut attach: mpsc::Rec
             session.publish_will(&will);
         }
         if !resumes {
-            session.clear().await;
+            session.clear();
         }
         let mut after = session.serve(connection, resumes, &mut attach).await;
         present = true;
@@ -197,11 +197,10 @@ impl Session {
     }
 
     /// Forgets all state, for a client that starts anew.
-    async fn clear(&mut self) {
+    fn clear(&mut self) {
         self.give_up();
         self.subscriptions = Subscriptions::new();
-        // If the bus has stopped, the first use of it says so.
-        let _ = self.read_lanes(LaneSet::EMPTY).await;
+        self.read_lanes(LaneSet::EMPTY);
         self.inbox.clear();
         self.backlog.clear();
         self.queue.retain(|_| false);
@@ -268,7 +267,7 @@ impl Session {
             if let Some(held) = wire.held.take() {
                 self.hand_over(wire, held)?;
             }
-            self.handle_input(wire, now).await?;
+            self.handle_input(wire, now)?;
             self.pump(wire, now);
             if stop.is_some_and(|deadline| now >= deadline || self.has_delivered(wire)) {
                 return Err(End::Stopped);

@@ -16,7 +16,6 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::bus::BusError;
 use super::lane::LaneSet;
 use super::message::Message;
 use super::pace::Pace;
@@ -73,16 +72,10 @@ pub struct Wish {
     pub id: Option<u32>,
 }
 
-/// Why a session could not join a group.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum JoinError {
-    /// There are [`MAX_GROUPS`] already.
-    #[error("there are {MAX_GROUPS} groups of shared subscriptions already, which is the limit")]
-    TooManyGroups,
-    /// The group cannot read the bus.
-    #[error(transparent)]
-    Bus(#[from] BusError),
-}
+/// There are [`MAX_GROUPS`] already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there are {MAX_GROUPS} groups of shared subscriptions already, which is the limit")]
+pub struct TooManyGroups;
 
 /// Every group that has a member. Its lock is taken before that of a group, and that before a mailbox's.
 #[derive(Debug, Default)]
@@ -123,25 +116,26 @@ enum Choice {
     Nobody,
 }
 
-/// Makes `member` one of the group of `share`. When this returns, the group reads the bus.
-async fn join(shared: &Arc<Shared>, share: &ShareFilter, member: Member) -> Result<Arc<Group>, JoinError> {
-    if let Some(group) = shared.groups.enter(share, &member)? {
-        return Ok(group);
+/// Makes `member` one of the group of `share`, which is made if it is not there. When this returns, the group reads the
+/// bus.
+fn join(shared: &Arc<Shared>, share: &ShareFilter, member: Member) -> Result<Arc<Group>, TooManyGroups> {
+    let mut groups = shared.groups.0.lock();
+    if let Some(group) = groups.get(share) {
+        group.enter(member);
+        return Ok(group.clone());
     }
+    if groups.len() >= MAX_GROUPS {
+        return Err(TooManyGroups);
+    }
+    let group = Arc::new(Group::new(share.clone()));
+    group.enter(member);
     let mut reader = shared.bus.reader();
-    reader.set_lanes(LaneSet::of(&share.filter)).await?;
-    // Somebody else may have been quicker. That one's reader does the work then, and this one goes.
-    if let Some(group) = shared.groups.enter(share, &member)? {
-        return Ok(group);
-    }
-    let (group, is_new) = shared.groups.found(share, member);
-    if is_new {
-        shared.tasks.spawn(run(shared.clone(), group.clone(), reader));
-    }
+    reader.set_lanes(LaneSet::of(&share.filter));
+    groups.insert(share.clone(), group.clone());
+    shared.tasks.spawn(run(shared.clone(), group.clone(), reader));
     Ok(group)
 }
 
-/// Reads the bus for `group` until it ends or the bus does.
 async fn run(shared: Arc<Shared>, group: Arc<Group>, reader: Reader) {
     tokio::select! {
         () = group.ended.cancelled() => {}
@@ -150,28 +144,6 @@ async fn run(shared: Arc<Shared>, group: Arc<Group>, reader: Reader) {
 }
 
 impl Groups {
-    /// Enters the group if it is there.
-    fn enter(&self, share: &ShareFilter, member: &Member) -> Result<Option<Arc<Group>>, JoinError> {
-        let groups = self.0.lock();
-        match groups.get(share) {
-            Some(group) => {
-                group.enter(member.clone());
-                Ok(Some(group.clone()))
-            }
-            None if groups.len() >= MAX_GROUPS => Err(JoinError::TooManyGroups),
-            None => Ok(None),
-        }
-    }
-
-    /// Enters the group, which is made if it is not there; says whether it was.
-    fn found(&self, share: &ShareFilter, member: Member) -> (Arc<Group>, bool) {
-        let mut groups = self.0.lock();
-        let is_new = !groups.contains_key(share);
-        let group = groups.entry(share.clone()).or_insert_with(|| Arc::new(Group::new(share.clone()))).clone();
-        group.enter(member);
-        (group, is_new)
-    }
-
     /// Takes the member with `mailbox` out of `group`, which ends with its last one.
     fn leave(&self, group: &Arc<Group>, mailbox: &Arc<Mailbox<Outgoing>>) {
         let mut groups = self.0.lock();

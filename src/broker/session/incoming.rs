@@ -1,16 +1,12 @@
 //! From the client: every packet after CONNECT.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::outgoing::Outgoing;
 use super::wire::{Held, Wire};
 use super::{End, Session};
 use crate::broker::admission::{RECEIVE_MAXIMUM, SessionExpiry, is_reserved};
-use crate::broker::bus::{BusError, TryPublishError};
+use crate::broker::bus::TryPublishError;
 use crate::broker::inflight::Acked;
 use crate::broker::lane::LaneSet;
 use crate::broker::message::{Draft, Envelope};
@@ -18,7 +14,7 @@ use crate::broker::packet::{
     Ack, AckKind, Frame, IncomingPublish, Packet, PacketError, Reason, Subscribe, SubscribeEntry, Unsubscribe, Version,
     write_ack, write_pingresp, write_suback, write_unsuback,
 };
-use crate::broker::share::{JoinError, ShareError, ShareFilter, Wish};
+use crate::broker::share::{ShareError, ShareFilter, TooManyGroups, Wish};
 use crate::broker::subscriptions::{RetainHandling, Subscription, SubscriptionOptions};
 use crate::qos::Qos;
 use crate::stats::DropReason;
@@ -38,15 +34,15 @@ const CATCH_UP: usize = 16;
 
 impl Session {
     /// Handles the packets that have come, until one has to wait.
-    pub(super) async fn handle_input(&mut self, wire: &mut Wire, now: Instant) -> Result<(), End> {
+    pub(super) fn handle_input(&mut self, wire: &mut Wire, now: Instant) -> Result<(), End> {
         while wire.takes_packets() {
             let Some(frame) = Frame::split(&mut wire.input, self.shared.settings.max_packet_size)? else { break };
             wire.liveness.heard(now);
             match Packet::parse(wire.version, frame)? {
                 Packet::Publish(publish) => self.publish(wire, publish, now)?,
                 Packet::Ack(ack) => self.acknowledged(wire, ack),
-                Packet::Subscribe(packet) => self.subscribe(wire, packet, now).await?,
-                Packet::Unsubscribe(packet) => self.unsubscribe(wire, packet).await?,
+                Packet::Subscribe(packet) => self.subscribe(wire, packet, now)?,
+                Packet::Unsubscribe(packet) => self.unsubscribe(wire, packet),
                 Packet::Pingreq => write_pingresp(&mut wire.output),
                 Packet::Disconnect { reason, session_expiry } => {
                     self.change_expiry(wire, session_expiry)?;
@@ -165,21 +161,17 @@ impl Session {
     }
 
     /// Subscribes, answers with SUBACK, and puts the retained messages behind it.
-    async fn subscribe(&mut self, wire: &mut Wire, packet: Subscribe, now: Instant) -> Result<(), End> {
+    fn subscribe(&mut self, wire: &mut Wire, packet: Subscribe, now: Instant) -> Result<(), End> {
         if packet.entries.iter().any(|entry| entry.no_local && ShareFilter::parse(&entry.filter).is_some()) {
             return Err(PacketError::protocol("No Local for a shared subscription [MQTT-3.8.3-4]").into());
         }
         let checked: Vec<_> = packet.entries.iter().map(|entry| self.check_filter(entry)).collect();
-        self.catch_up(wire, now).await?;
+        self.catch_up(wire, now);
         let wanted = checked.iter().flatten().fold(self.lanes, |lanes, wanted| match wanted {
             Wanted::Own(filter) => lanes.union(LaneSet::of(filter)),
             Wanted::Shared(_) => lanes,
         });
-        let too_many = match self.read_lanes(wanted).await {
-            Ok(()) => false,
-            Err(BusError::TooManyReaders(_)) => true,
-            Err(error) => return Err(error.into()),
-        };
+        self.read_lanes(wanted);
         let mut codes = Vec::with_capacity(checked.len());
         for (entry, wanted) in packet.entries.iter().zip(checked) {
             let qos = entry.qos.min(self.shared.settings.max_qos);
@@ -187,8 +179,7 @@ impl Session {
             codes.push(match wanted {
                 Err(reason) => reason,
                 Ok(_) if full => Reason::QUOTA_EXCEEDED,
-                Ok(Wanted::Shared(share)) => self.join_group(share, entry, qos, packet.subscription_id).await?,
-                Ok(Wanted::Own(_)) if too_many => Reason::QUOTA_EXCEEDED,
+                Ok(Wanted::Shared(share)) => self.join_group(share, entry, qos, packet.subscription_id),
                 Ok(Wanted::Own(filter)) => {
                     self.add_subscription(filter, entry, qos, packet.subscription_id);
                     Reason(qos as u8)
@@ -211,18 +202,11 @@ impl Session {
     }
 
     /// Joins the group of a shared subscription. Retained messages do not come by it (MQTT 5.0, section 4.8.2).
-    async fn join_group(
-        &mut self,
-        share: ShareFilter,
-        entry: &SubscribeEntry,
-        qos: Qos,
-        id: Option<u32>,
-    ) -> Result<Reason, End> {
+    fn join_group(&mut self, share: ShareFilter, entry: &SubscribeEntry, qos: Qos, id: Option<u32>) -> Reason {
         let wish = Wish { qos, retain_as_published: entry.retain_as_published, id };
-        match self.shares.join(share, wish).await {
-            Ok(()) => Ok(Reason(qos as u8)),
-            Err(JoinError::TooManyGroups | JoinError::Bus(BusError::TooManyReaders(_))) => Ok(Reason::QUOTA_EXCEEDED),
-            Err(JoinError::Bus(error)) => Err(error.into()),
+        match self.shares.join(share, wish) {
+            Ok(()) => Reason(qos as u8),
+            Err(TooManyGroups) => Reason::QUOTA_EXCEEDED,
         }
     }
 
@@ -262,7 +246,7 @@ impl Session {
         self.subscriptions.insert(filter, Subscription { options, id, retained_floor });
     }
 
-    async fn unsubscribe(&mut self, wire: &mut Wire, packet: Unsubscribe) -> Result<(), End> {
+    fn unsubscribe(&mut self, wire: &mut Wire, packet: Unsubscribe) {
         let remove = |text: &String| {
             let existed = match ShareFilter::parse(text) {
                 Some(share) => share.ok().map(|share| self.shares.leave(&share)),
@@ -275,40 +259,26 @@ impl Session {
             }
         };
         let codes: Vec<Reason> = packet.filters.iter().map(remove).collect();
-        self.read_lanes(self.subscriptions.lanes()).await?;
+        self.read_lanes(self.subscriptions.lanes());
         write_unsuback(&mut wire.output, wire.version, packet.id, &codes);
-        Ok(())
     }
 
     /// Matches what was published before a SUBSCRIBE against the subscriptions before it: a client that publishes and
     /// then subscribes does not expect to meet its own message.
-    async fn catch_up(&mut self, wire: &mut Wire, now: Instant) -> Result<(), End> {
+    fn catch_up(&mut self, wire: &mut Wire, now: Instant) {
         for _ in 0..CATCH_UP {
             self.pump(wire, now);
-            if !self.inbox.is_empty() || !self.receive_now().await? {
+            if !self.inbox.is_empty() || !self.reader.take(&mut self.inbox) {
                 break;
             }
         }
-        Ok(())
-    }
-
-    /// Takes a batch if there is one now.
-    async fn receive_now(&mut self) -> Result<bool, BusError> {
-        let inbox: &mut VecDeque<_> = &mut self.inbox;
-        let mut receive = pin!(self.reader.recv(inbox));
-        poll_fn(|cx| match receive.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(result.map(|()| true)),
-            Poll::Pending => Poll::Ready(Ok(false)),
-        })
-        .await
     }
 
     /// Reads exactly these lanes from now on.
-    pub(super) async fn read_lanes(&mut self, lanes: LaneSet) -> Result<(), BusError> {
+    pub(super) fn read_lanes(&mut self, lanes: LaneSet) {
         if lanes != self.lanes {
-            self.reader.set_lanes(lanes).await?;
+            self.reader.set_lanes(lanes);
             self.lanes = lanes;
         }
-        Ok(())
     }
 }

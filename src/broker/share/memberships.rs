@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::mailbox::Mailbox;
-use super::{Group, JoinError, Member, ShareFilter, Wish};
+use super::{Group, Member, ShareFilter, TooManyGroups, Wish};
 use crate::broker::Shared;
 use crate::broker::queue::QueueLimits;
 use crate::broker::session::Outgoing;
@@ -24,9 +24,9 @@ impl Memberships {
     }
 
     /// Joins a group, or changes what is wanted from it. What is published after this returns goes to its members.
-    pub async fn join(&mut self, share: ShareFilter, wish: Wish) -> Result<(), JoinError> {
+    pub fn join(&mut self, share: ShareFilter, wish: Wish) -> Result<(), TooManyGroups> {
         let member = Member { mailbox: self.mailbox.clone(), wish };
-        let group = super::join(&self.shared, &share, member).await?;
+        let group = super::join(&self.shared, &share, member)?;
         self.groups.insert(share, group);
         Ok(())
     }
