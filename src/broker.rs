@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -16,14 +16,17 @@ use tokio_util::task::TaskTracker;
 use crate::config;
 use crate::log_limit::LogLimit;
 use bus::{Bus, BusError, BusSettings};
+use figures::Figures;
 use local::{LocalClient, LocalSettings};
 use sessions::Sessions;
 use share::Groups;
 pub use stats::BrokerStats;
+use sys::Sys;
 
 mod admission;
 pub mod bus;
 mod connection;
+pub mod figures;
 mod flow;
 mod inflight;
 pub mod lane;
@@ -44,6 +47,7 @@ mod sessions;
 mod share;
 mod stats;
 pub mod subscriptions;
+mod sys;
 mod will;
 
 /// The broker. Dropping it stops it without waiting; [`Broker::stop`] waits.
@@ -94,8 +98,10 @@ impl StartError {
 #[derive(Debug)]
 struct Shared {
     settings: config::Broker,
+    started: Instant,
     bus: Bus,
     stats: BrokerStats,
+    sys: Sys,
     sessions: Sessions,
     groups: Groups,
     /// Connections over all listeners.
@@ -113,6 +119,8 @@ impl Broker {
         let listeners = listener::bind_all(&settings.listeners).await?;
         let bus = Bus::start(BusSettings { max_retained: settings.max_retained, direct_readers: DIRECT_READERS })?;
         let shared = Arc::new(Shared {
+            started: Instant::now(),
+            sys: Sys::new(bus.session_number(), Instant::now()),
             bus,
             stats: BrokerStats::default(),
             sessions: Sessions::default(),
@@ -123,6 +131,9 @@ impl Broker {
             stop: CancellationToken::new(),
             settings: settings.clone(),
         });
+        if let Some(interval) = settings.sys_interval {
+            sys::start(&shared, interval);
+        }
         let addresses = listeners.iter().map(|listener| listener.address).collect();
         for listener in listeners {
             shared.tasks.spawn(listener::run(shared.clone(), listener));
@@ -144,6 +155,11 @@ impl Broker {
     /// The counters of the network side.
     pub fn stats(&self) -> &BrokerStats {
         &self.shared.stats
+    }
+
+    /// What the counters of all parts say now.
+    pub fn figures(&self) -> Figures {
+        Figures::take(&self.shared, Instant::now())
     }
 
     /// The bus, for its counters.

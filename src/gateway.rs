@@ -95,8 +95,9 @@ impl Gateway {
         self.broker.failed().await;
     }
 
-    /// Writes every device's counters to the log.
+    /// Writes the counters of the broker and of every device to the log.
     pub fn log_stats(&self) {
+        tracing::info!(stats = %serde_json::json!(self.broker.figures()), "broker stats");
         for device in &self.devices {
             tracing::info!(device = device.name(), stats = %device.stats_json(), "stats");
         }

@@ -1,8 +1,8 @@
 //! The bus: publishers on one side, readers on the other, rumqttd's router between them.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::task::consume_budget;
 use tokio_util::sync::CancellationToken;
 
+use super::admission::is_reserved;
 use super::flow::{Admission, Flow};
 use super::lane::Lane;
 use super::message::{Envelope, Message};
@@ -97,7 +98,11 @@ pub(super) struct Shared {
     /// Locked before `publisher`, where both are.
     retained: Mutex<Retained>,
     last_session: AtomicU64,
+    /// See [`Bus::refresh_sys_with`].
+    refresh_sys: OnceLock<RefreshSys>,
 }
+
+type RefreshSys = Box<dyn Fn() + Send + Sync>;
 
 impl Bus {
     /// Starts the router. Its thread cannot be stopped and lives as long as the process: start one bus.
@@ -110,6 +115,7 @@ impl Bus {
             stopped: CancellationToken::new(),
             retained: Mutex::new(Retained::new(settings.max_retained)),
             last_session: AtomicU64::new(0),
+            refresh_sys: OnceLock::new(),
         });
         relay::start(shared.clone(), receiver).map_err(|error| BusError::Thread(Arc::new(error)))?;
         Ok(Bus(shared))
@@ -161,10 +167,28 @@ impl Bus {
 
     /// The retained messages that any of `filters` matches now, each once.
     pub(super) fn retained_of<'a>(&self, filters: impl IntoIterator<Item = &'a TopicFilter>) -> Snapshot {
+        let filters: Vec<&TopicFilter> = filters.into_iter().collect();
+        if let Some(refresh) = self.0.refresh_sys.get() {
+            if filters.iter().any(|filter| is_reserved(filter.as_str())) {
+                refresh();
+            }
+        }
         self.0.retained.lock().snapshot(filters, Instant::now())
     }
 
-    /// Topics with a retained message, and what these messages take in bytes.
+    /// Calls `refresh` from now on before retained messages below `$SYS` are looked up: it publishes what has changed,
+    /// so that nobody has to keep them up to date while nobody asks. It must not wait. Only the first call counts.
+    pub(super) fn refresh_sys_with(&self, refresh: impl Fn() + Send + Sync + 'static) {
+        // A second one would be refused: there is one broker on a bus.
+        let _ = self.0.refresh_sys.set(Box::new(refresh));
+    }
+
+    /// Waits until somebody reads the lane of `$` topics, or nobody does. One task only. Cancel safe.
+    pub(super) async fn system_is_read(&self, read: bool) {
+        self.0.flow.system_is_read(read).await;
+    }
+
+    /// Topics with a retained message, and what these messages take in bytes; `$SYS` is not among them.
     pub fn retained_size(&self) -> (usize, usize) {
         let retained = self.0.retained.lock();
         (retained.len(), retained.bytes())

@@ -84,7 +84,7 @@ async fn first_frame(
         }
         match stream.read_buf(input).await {
             Ok(0) | Err(_) => return None,
-            Ok(bytes) => shared.stats.bytes_in.add(bytes as u64),
+            Ok(bytes) => shared.stats.received.bytes.add(bytes as u64),
         }
     }
 }
@@ -104,7 +104,10 @@ async fn refuse(shared: &Shared, stream: TcpStream, refusal: Refusal<'_>) {
     }
     let mut output = BytesMut::new();
     if let Some(version) = version {
+        shared.stats.received.packets.increment();
         Connack::write_refusal(&mut output, version, error.reason);
+        shared.stats.sent.packets.add(u64::from(!output.is_empty()));
+        shared.stats.sent.bytes.add(output.len() as u64);
     }
     close(stream, output).await;
 }

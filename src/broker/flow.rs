@@ -23,6 +23,8 @@ pub(super) struct Flow {
     budget: u64,
     direct_readers: usize,
     lanes: [LaneFlow; LANES],
+    /// Somebody has begun or ceased to read the lane of `$` topics.
+    system: Notify,
 }
 
 /// Whether a lane takes a message.
@@ -61,7 +63,7 @@ impl Flow {
     /// Accounts that allow `budget` bytes between the slowest reader and the head, and have a message handed over
     /// directly if its lane has up to `direct_readers`.
     pub(super) fn new(budget: u64, direct_readers: usize) -> Flow {
-        Flow { budget, direct_readers, lanes: Lane::all().map(LaneFlow::new) }
+        Flow { budget, direct_readers, lanes: Lane::all().map(LaneFlow::new), system: Notify::new() }
     }
 
     /// Whether `lane` takes a message now. To hold, this and [`Flow::add`] must be called under one lock.
@@ -121,6 +123,7 @@ impl Flow {
             readers.push(reader.clone());
             flow.reader_count.store(readers.len(), SeqCst);
         }
+        self.tell_of_system(lanes);
     }
 
     /// Ceases to count `reader` among the readers of `lanes`.
@@ -138,6 +141,7 @@ impl Flow {
             drop(readers);
             self.wake_if_room(flow, None);
         }
+        self.tell_of_system(lanes);
     }
 
     /// Notes that `reader` has taken the messages of `lane` up to `position`. Only the reader itself calls this.
@@ -149,6 +153,20 @@ impl Flow {
     /// Whether `reader` has taken everything that was added to `lanes`.
     pub(super) fn is_level(&self, lanes: LaneSet, reader: &Seat) -> bool {
         lanes.iter().all(|lane| reader.position(lane).load(SeqCst) >= self.lane(lane).head.load(SeqCst))
+    }
+
+    /// Waits until somebody reads the lane of `$` topics, or nobody does. One task only. Cancel safe.
+    pub(super) async fn system_is_read(&self, read: bool) {
+        let flow = self.lane(Lane::system());
+        while (flow.reader_count.load(SeqCst) > 0) != read {
+            self.system.notified().await;
+        }
+    }
+
+    fn tell_of_system(&self, lanes: LaneSet) {
+        if lanes.contains(Lane::system()) {
+            self.system.notify_one();
+        }
     }
 
     /// Waits until `lane` has room.
@@ -364,6 +382,29 @@ mod tests {
         assert!(!second.is_done());
         flow.leave(lanes("a"), &slow);
         assert!(second.is_done());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_readers_of_system_topics_is_told_of_the_first_and_of_the_last() {
+        let flow = Arc::new(Flow::new(100, 0));
+        let wait = |read| {
+            polled({
+                let flow = flow.clone();
+                async move { flow.system_is_read(read).await }
+            })
+        };
+        assert!(wait(false).is_done());
+        let mut there = wait(true);
+        let other = reader(&flow, "#");
+        assert!(!there.is_done());
+        let (one, two) = (reader(&flow, "$SYS/#"), reader(&flow, "$a"));
+        assert!(there.is_done());
+        let mut gone = wait(false);
+        flow.leave(lanes("$SYS/#"), &one);
+        flow.leave(lanes("#"), &other);
+        assert!(!gone.is_done());
+        flow.leave(lanes("$a"), &two);
+        assert!(gone.is_done());
     }
 
     /// A future polled by hand.

@@ -152,6 +152,11 @@ impl<T> Inflight<T> {
         self.slots.iter().filter(|slot| !matches!(slot, Slot::Done)).count()
     }
 
+    /// Messages sent on this connection, or the last one, and not acknowledged.
+    pub fn on_the_way(&self) -> usize {
+        self.on_the_way
+    }
+
     fn finish(&mut self, index: usize) {
         self.slots[index] = Slot::Done;
         if index < self.sent {

@@ -29,10 +29,15 @@ impl Lane {
     /// The lane that messages on `topic` travel.
     pub fn of(topic: &str) -> Lane {
         if topic.starts_with('$') {
-            return Lane(DOLLAR);
+            return Lane::system();
         }
         let first = topic.split('/').next().unwrap_or_default();
         Lane((hash(first) % ROWS * ROW + hash(topic) % ROW) as u8)
+    }
+
+    /// The lane of all topics that begin with `$`.
+    pub fn system() -> Lane {
+        Lane(DOLLAR)
     }
 
     /// Every lane, in order.

@@ -128,6 +128,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 fn admit(shared: &Shared, listener: &Listener, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+    shared.stats.sockets.increment();
     let broker = shared.permits.clone().try_acquire_owned().ok()?;
     let permits = [broker, listener.permits.clone().try_acquire_owned().ok()?];
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);

@@ -80,6 +80,11 @@ impl<T> Queue<T> {
         self.items.len()
     }
 
+    /// Their bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::admission::is_reserved;
 use super::levels::{self, Key};
 use super::message::Message;
 use crate::topic::TopicFilter;
@@ -16,6 +17,8 @@ use crate::topic::TopicFilter;
 pub struct Retained {
     max: usize,
     messages: BTreeMap<Key, Message>,
+    /// Of these below `$SYS`: the broker's own, which are few and do not count.
+    reserved: usize,
     /// Keys and envelopes.
     bytes: usize,
     /// Of the last change.
@@ -47,14 +50,14 @@ pub enum Retention {
 impl Retained {
     /// An empty store for at most `max` topics.
     pub fn new(max: usize) -> Retained {
-        Retained { max, messages: BTreeMap::new(), bytes: 0, version: 0, next_expiry: None }
+        Retained { max, messages: BTreeMap::new(), reserved: 0, bytes: 0, version: 0, next_expiry: None }
     }
 
     /// The version for a message on `topic`, which is then sealed with it and given to [`Retained::update`]; `None` if
     /// the store is full. Changes nothing, except that expired messages make room.
     pub fn admit(&mut self, topic: &str, deletes: bool, now: Instant) -> Option<u64> {
-        let fits = |store: &Retained| store.messages.len() < store.max || store.messages.contains_key(&Key::new(topic));
-        if !deletes && !fits(self) {
+        let fits = |store: &Retained| store.len() < store.max || store.messages.contains_key(&Key::new(topic));
+        if !deletes && !is_reserved(topic) && !fits(self) {
             self.remove_expired(now);
             if !fits(self) {
                 return None;
@@ -70,14 +73,16 @@ impl Retained {
         if message.payload_bytes().is_empty() {
             if let Some(old) = self.messages.remove(&key) {
                 self.bytes -= cost(&key, &old);
+                self.reserved -= usize::from(is_reserved(old.topic()));
             }
             return Retention::Deleted;
         }
         if let Some(expiry) = message.expires() {
             self.next_expiry = Some(self.next_expiry.map_or(expiry, |next| next.min(expiry)));
         }
-        if let Some(old) = self.messages.get(&key) {
-            self.bytes -= cost(&key, old);
+        match self.messages.get(&key) {
+            Some(old) => self.bytes -= cost(&key, old),
+            None => self.reserved += usize::from(is_reserved(message.topic())),
         }
         self.bytes += cost(&key, &message);
         self.messages.insert(key, message.clone());
@@ -100,14 +105,14 @@ impl Retained {
         Snapshot { messages: found.into_iter().map(|(_, message)| message.clone()).collect(), version: self.version }
     }
 
-    /// How many topics have a retained message; expired ones may be among them.
+    /// How many topics outside `$SYS` have a retained message; expired ones may be among them.
     pub fn len(&self) -> usize {
-        self.messages.len()
+        self.messages.len() - self.reserved
     }
 
-    /// Whether no topic has one.
+    /// Whether no topic outside `$SYS` has one.
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.len() == 0
     }
 
     /// What they take, in bytes: topics, payloads, properties and envelopes.
@@ -124,6 +129,7 @@ impl Retained {
             let expired = message.expires().is_some_and(|expiry| expiry <= now);
             if expired {
                 self.bytes -= cost(key, message);
+                self.reserved -= usize::from(is_reserved(message.topic()));
             }
             !expired
         });
@@ -132,7 +138,7 @@ impl Retained {
 }
 
 fn cost(key: &Key, message: &Message) -> usize {
-    key.len() + message.size()
+    if is_reserved(message.topic()) { 0 } else { key.len() + message.size() }
 }
 
 #[cfg(test)]
@@ -191,6 +197,20 @@ mod tests {
         publish(&mut store, "a", "");
         assert!(publish(&mut store, "c", "1").is_some());
         assert_eq!(topics(&mut store, "#"), ["b", "c"]);
+    }
+
+    #[test]
+    fn what_the_broker_says_about_itself_takes_no_room() {
+        let mut store = Retained::new(1);
+        publish(&mut store, "a", "1");
+        let size = (store.len(), store.bytes());
+        for (topic, payload) in [("$SYS/a", "1"), ("$SYS/b", "1"), ("$SYS/a", "22")] {
+            assert!(matches!(publish(&mut store, topic, payload), Some(Retention::Stored(_))));
+        }
+        assert_eq!(publish(&mut store, "$a", "1"), None);
+        publish(&mut store, "$SYS/b", "");
+        assert_eq!((store.len(), store.bytes()), size);
+        assert_eq!(topics(&mut store, "$SYS/#"), ["$SYS/a"]);
     }
 
     #[test]

@@ -32,12 +32,14 @@ use super::will;
 use crate::log_limit::LogLimit;
 use crate::qos::Qos;
 use crate::stats::DropReason;
+use tally::Tally;
 use timer::Timer;
 use wire::{Io, Wire};
 
 mod incoming;
 mod liveness;
 mod outgoing;
+mod tally;
 mod timer;
 mod wire;
 
@@ -85,6 +87,7 @@ pub struct Session {
     pace: Pace,
     delivered: u64,
     drop_log: LogLimit,
+    tally: Tally,
     _counted: Counted,
 }
 
@@ -181,6 +184,7 @@ impl Session {
             pace: Pace::default(),
             delivered: 0,
             drop_log: LogLimit::default(),
+            tally: Tally::new(&shared.stats),
             _counted: shared.stats.sessions.count(),
             shared,
         }
@@ -237,6 +241,7 @@ impl Session {
             tracing::error!(client_id = &*self.client_id, %error, "cannot build CONNACK; hint: this is a bug in gatepost");
         }
         self.shared.stats.connections.increment();
+        self.tally.connected();
         tracing::info!(
             client_id = &*self.client_id,
             peer = %wire.peer,
@@ -269,6 +274,7 @@ impl Session {
             }
             self.handle_input(wire, now)?;
             self.pump(wire, now);
+            self.account(&wire.output);
             if stop.is_some_and(|deadline| now >= deadline || self.has_delivered(wire)) {
                 return Err(End::Stopped);
             }
@@ -283,8 +289,11 @@ impl Session {
             tokio::select! {
                 progress = wire.io(now) => match progress? {
                     Io::Read(0) => return Err(End::Closed),
-                    Io::Read(bytes) => self.shared.stats.bytes_in.add(bytes as u64),
-                    Io::Wrote(bytes) => self.shared.stats.bytes_out.add(bytes as u64),
+                    Io::Read(bytes) => self.shared.stats.received.bytes.add(bytes as u64),
+                    Io::Wrote(bytes) => {
+                        self.tally.wrote(bytes);
+                        self.shared.stats.sent.bytes.add(bytes as u64);
+                    }
                 },
                 received = self.reader.recv(&mut self.inbox), if self.inbox.is_empty() => received?,
                 () = self.shares.arrived() => {}
@@ -316,6 +325,7 @@ impl Session {
         if let Some(reason) = end.reason() {
             write_disconnect(&mut wire.output, wire.version, reason);
         }
+        self.account(&wire.output);
         let stopped = matches!(end, End::Stopped | End::Bus(_));
         let will = wire.will.take().filter(|_| !matches!(end, End::Disconnect(Reason::SUCCESS)));
         let session_expiry = wire.session_expiry;
@@ -352,7 +362,7 @@ impl Session {
 
     /// Keeps the session without a connection until a new one comes, it expires or the gateway stops.
     async fn wait(&mut self, after: &mut Aftermath, attach: &mut mpsc::Receiver<Box<Attach>>) {
-        let mut timer = Timer::default();
+        let (mut timer, ended) = (Timer::default(), Instant::now());
         self.shares.set_connected(false);
         let skipped = self.queue.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
         self.backlog.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
@@ -361,8 +371,12 @@ impl Session {
             consume_budget().await;
             let now = Instant::now();
             self.pump_offline(now);
+            self.account(&[]);
             self.publish_will_if_due(&mut after.will, now);
-            if after.expires.is_some_and(|expires| expires <= now) {
+            if let Some(expires) = after.expires.filter(|expires| *expires <= now) {
+                if expires > ended {
+                    self.shared.stats.expired_sessions.increment();
+                }
                 return;
             }
             let deadline = after.expires.into_iter().chain(after.will.as_ref().map(|(_, due)| *due)).min();

@@ -289,7 +289,10 @@ mod tests {
     use crate::config::QueueFull;
 
     fn member(qos: Qos, connected: bool) -> Member {
-        let mailbox = Mailbox::new(QueueLimits { messages: 10, bytes: 1000, full: QueueFull::DropOldest });
+        let mailbox = Mailbox::new(
+            QueueLimits { messages: 10, bytes: 1000, full: QueueFull::DropOldest },
+            BrokerStats::default().queued.part(),
+        );
         mailbox.set_connected(connected);
         Member { mailbox: Arc::new(mailbox), wish: Wish { qos, retain_as_published: false, id: None } }
     }

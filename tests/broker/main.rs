@@ -9,4 +9,5 @@ mod retained;
 mod rumqttc_clients;
 mod sessions;
 mod shared;
+mod sys;
 mod wills;

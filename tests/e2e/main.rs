@@ -12,4 +12,5 @@ mod lifecycle;
 mod mosquitto;
 mod paho;
 mod serial;
+mod sys;
 mod tcp;

@@ -38,6 +38,7 @@ impl Session {
         while wire.takes_packets() {
             let Some(frame) = Frame::split(&mut wire.input, self.shared.settings.max_packet_size)? else { break };
             wire.liveness.heard(now);
+            self.tally.packets_in += 1;
             match Packet::parse(wire.version, frame)? {
                 Packet::Publish(publish) => self.publish(wire, publish, now)?,
                 Packet::Ack(ack) => self.acknowledged(wire, ack),
@@ -69,6 +70,7 @@ impl Session {
                 return Err(PacketError { reason: Reason::RECEIVE_MAXIMUM_EXCEEDED, what }.into());
             }
         }
+        self.tally.message_in(publish.payload.len());
         // The parser has checked it.
         let topic = std::str::from_utf8(&publish.topic).unwrap_or_default();
         if is_reserved(topic) {
@@ -93,7 +95,6 @@ impl Session {
         let Held { envelope, qos, id } = held;
         match self.shared.bus.try_publish(envelope) {
             Ok(_) => {
-                self.shared.stats.messages_in.increment();
                 self.answer(wire, qos, id, Reason::SUCCESS);
                 Ok(())
             }

@@ -134,7 +134,7 @@ impl Session {
                     let packet = encode(message, wire.version, id, true, now);
                     if packet.size(wire.version) <= wire.maximum_packet_size {
                         packet.write(wire.version, &mut wire.output);
-                        self.shared.stats.messages_out.increment();
+                        self.tally.message_out(message.message.payload_bytes().len());
                         continue;
                     }
                     id
@@ -166,7 +166,7 @@ impl Session {
             wire.aliases.told(topic, alias);
         }
         self.delivered += 1;
-        self.shared.stats.messages_out.increment();
+        self.tally.message_out(outgoing.message.payload_bytes().len());
         if outgoing.qos > Qos::AtMostOnce {
             let qos = outgoing.qos;
             self.inflight.push(outgoing, qos);

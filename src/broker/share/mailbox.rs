@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::broker::queue::{Queue, QueueLimits};
+use crate::broker::stats::Queued;
 
 /// Messages that a mailbox takes before others get them. What waits longer is a client's that is slow.
 const ROOM: usize = 64;
@@ -33,6 +34,8 @@ pub struct Mailbox<T> {
 #[derive(Debug)]
 struct State<T> {
     queue: Queue<T>,
+    /// Kept here because the session of a client that is away does not look.
+    counted: Queued,
     connected: bool,
     /// The session could not send what was next.
     busy: bool,
@@ -42,8 +45,8 @@ struct State<T> {
 
 impl<T> Mailbox<T> {
     /// An empty one of a session without a connection.
-    pub fn new(limits: QueueLimits) -> Mailbox<T> {
-        let state = State { queue: Queue::new(limits), connected: false, busy: false, awaited: false };
+    pub fn new(limits: QueueLimits, counted: Queued) -> Mailbox<T> {
+        let state = State { queue: Queue::new(limits), counted, connected: false, busy: false, awaited: false };
         Mailbox { state: Mutex::new(state), arrived: Notify::new() }
     }
 
@@ -66,6 +69,7 @@ impl<T> Mailbox<T> {
         let mut state = self.state.lock();
         let was_empty = state.queue.is_empty();
         let dropped = state.queue.push(item, bytes);
+        state.count();
         drop(state);
         if was_empty {
             self.arrived.notify_one();
@@ -82,6 +86,7 @@ impl<T> Mailbox<T> {
             return (None, false);
         }
         let item = state.queue.pop();
+        state.count();
         let has_room = state.queue.len() <= ROOM / 2 && !state.queue.is_over_half();
         (item, has_room && std::mem::take(&mut state.awaited))
     }
@@ -96,6 +101,7 @@ impl<T> Mailbox<T> {
             // It has just been in there.
             let _: u64 = state.queue.push(item, size);
         }
+        state.count();
         // As far as is known: it tries again with the next.
         state.busy &= !state.queue.is_empty();
         taken
@@ -118,13 +124,23 @@ impl<T> Mailbox<T> {
     }
 }
 
+impl<T> State<T> {
+    fn count(&mut self) {
+        self.counted.set(self.queue.len(), self.queue.bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::stats::BrokerStats;
     use crate::config::QueueFull;
 
     fn mailbox(messages: usize) -> Mailbox<usize> {
-        let mailbox = Mailbox::new(QueueLimits { messages, bytes: 1000, full: QueueFull::DropOldest });
+        let mailbox = Mailbox::new(
+            QueueLimits { messages, bytes: 1000, full: QueueFull::DropOldest },
+            BrokerStats::default().queued.part(),
+        );
         mailbox.set_connected(true);
         mailbox
     }

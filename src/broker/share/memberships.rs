@@ -20,7 +20,8 @@ pub struct Memberships {
 impl Memberships {
     /// None.
     pub fn new(shared: Arc<Shared>, limits: QueueLimits) -> Memberships {
-        Memberships { shared, mailbox: Arc::new(Mailbox::new(limits)), groups: HashMap::new() }
+        let mailbox = Arc::new(Mailbox::new(limits, shared.stats.queued.part()));
+        Memberships { shared, mailbox, groups: HashMap::new() }
     }
 
     /// Joins a group, or changes what is wanted from it. What is published after this returns goes to its members.

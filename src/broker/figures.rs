@@ -1,0 +1,175 @@
+//! What the broker's counters say at one moment: plain numbers, for `$SYS`, the stats topics and the status command.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::Shared;
+use super::stats;
+
+/// All figures of the broker. Counters run from its start; what there is of something is as of now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Figures {
+    /// Whole seconds since the start.
+    pub uptime: u64,
+    /// Sessions and their connections.
+    pub clients: Clients,
+    /// Connections that came, whatever became of them.
+    pub sockets: u64,
+    /// Of these, closed at once because of `max_connections`.
+    pub over_limit: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections whose CONNECT was refused, or was none.
+    pub refused: u64,
+    /// From clients.
+    pub received: Traffic,
+    /// To clients.
+    pub sent: Traffic,
+    /// Messages that everybody published, the gateway included.
+    pub published: u64,
+    /// Messages dropped, by reason; reasons that never happened are not there. Beside those of
+    /// [`DropReason`](crate::stats::DropReason) there is `lost`: a bug of the bus.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Retained messages, `$SYS` not counted.
+    pub retained: Held,
+    /// Messages that could not be retained because `max_retained` was reached; they were delivered.
+    pub retained_refused: u64,
+    /// Times a publisher had to wait for a reader.
+    pub held_up: u64,
+    /// Messages that wait for clients.
+    pub queued: Held,
+    /// QoS 1 and 2 messages sent and not acknowledged.
+    pub inflight: u64,
+    /// Subscriptions of clients.
+    pub subscriptions: u64,
+    /// Of shared subscriptions.
+    pub shared_subscriptions: u64,
+    /// What the process takes.
+    pub memory: Memory,
+}
+
+/// Sessions and their connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Clients {
+    /// Sessions with a connection.
+    pub connected: u64,
+    /// Sessions kept without one.
+    pub disconnected: u64,
+    /// Most sessions there have been.
+    pub maximum: u64,
+    /// Sessions that ended because their client did not come back in time.
+    pub expired: u64,
+}
+
+/// One direction; see [`stats::Traffic`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Bytes of everything.
+    pub bytes: u64,
+    /// MQTT packets of every kind.
+    pub packets: u64,
+    /// PUBLISH packets.
+    pub messages: u64,
+    /// Bytes of their payloads.
+    pub payload: u64,
+}
+
+/// Messages that are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// How many.
+    pub messages: u64,
+    /// Topics, properties and payloads.
+    pub bytes: u64,
+}
+
+/// Resident memory of the process, in bytes; 0 where the kernel does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Now.
+    pub current: u64,
+    /// The most there has been.
+    pub maximum: u64,
+}
+
+impl Figures {
+    /// The figures at `now`.
+    pub(super) fn take(shared: &Shared, now: Instant) -> Figures {
+        let (stats, bus) = (&shared.stats, shared.bus.stats());
+        let lost = Some(("lost", bus.lost.get())).filter(|&(_, n)| n > 0);
+        // The parts of a gauge are read one after the other: a client may come or go in between.
+        let (sessions, connected) = (stats.sessions.get() as u64, stats.connected.get() as u64);
+        let (retained, retained_bytes) = shared.bus.retained_size();
+        Figures {
+            uptime: now.saturating_duration_since(shared.started).as_secs(),
+            clients: Clients {
+                connected,
+                disconnected: sessions.saturating_sub(connected),
+                maximum: stats.sessions.most() as u64,
+                expired: stats.expired_sessions.get(),
+            },
+            sockets: stats.sockets.get(),
+            over_limit: stats.over_limit.get(),
+            accepted: stats.connections.get(),
+            refused: stats.refused.get(),
+            received: Traffic::take(&stats.received),
+            sent: Traffic::take(&stats.sent),
+            published: bus.published.get(),
+            dropped: stats.dropped.nonzero().map(|(reason, n)| (reason.as_str(), n)).chain(lost).collect(),
+            retained: Held { messages: retained as u64, bytes: retained_bytes as u64 },
+            retained_refused: bus.retained_refused.get(),
+            held_up: bus.busy.get(),
+            queued: Held { messages: stats.queued.messages.get() as u64, bytes: stats.queued.bytes.get() as u64 },
+            inflight: stats.inflight.get() as u64,
+            subscriptions: stats.subscriptions.get() as u64,
+            shared_subscriptions: stats.shared_subscriptions.get() as u64,
+            memory: Memory::take(),
+        }
+    }
+
+    /// Messages dropped for any reason.
+    pub fn dropped_messages(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+}
+
+impl Traffic {
+    fn take(traffic: &stats::Traffic) -> Traffic {
+        Traffic {
+            bytes: traffic.bytes.get(),
+            packets: traffic.packets.get(),
+            messages: traffic.messages.get(),
+            payload: traffic.payload.get(),
+        }
+    }
+}
+
+impl Memory {
+    fn take() -> Memory {
+        // The kernel makes this text from what it has in memory: nothing waits for a disk.
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Memory { current: status_bytes(&status, "VmRSS:"), maximum: status_bytes(&status, "VmHWM:") }
+    }
+}
+
+/// The field `name` of proc_pid_status(5), which is in KiB.
+fn status_bytes(status: &str, name: &str) -> u64 {
+    let field = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = field.and_then(|field| field.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or_default() * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_the_kernel() {
+        let status = "VmPeak:\t  9 kB\nVmHWM:\t    7000 kB\nVmRSS:\t    6000 kB\n";
+        assert_eq!((status_bytes(status, "VmHWM:"), status_bytes(status, "VmSwap:")), (7_168_000, 0));
+        let memory = Memory::take();
+        assert!(memory.current > 100_000 && memory.maximum >= memory.current, "{memory:?}");
+    }
+}
