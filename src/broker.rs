@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,11 +16,15 @@ use crate::config;
 use crate::log_limit::LogLimit;
 use bus::{Bus, BusError, BusSettings};
 use figures::Figures;
+use limits::Limits;
+use listener::Entrance;
 use local::{LocalClient, LocalSettings};
 use sessions::Sessions;
 use share::Groups;
 pub use stats::BrokerStats;
+use stream::Peer;
 use sys::Sys;
+use tls::Tls;
 
 mod admission;
 pub mod bus;
@@ -31,6 +34,7 @@ mod flow;
 mod inflight;
 pub mod lane;
 mod levels;
+mod limits;
 mod listener;
 pub mod local;
 pub mod message;
@@ -45,9 +49,13 @@ mod seat;
 mod session;
 mod sessions;
 mod share;
+mod socket;
 mod stats;
+mod stream;
 pub mod subscriptions;
 mod sys;
+mod tls;
+pub mod websocket;
 mod will;
 
 /// The broker. Dropping it stops it without waiting; [`Broker::stop`] waits.
@@ -55,6 +63,7 @@ mod will;
 pub struct Broker {
     shared: Arc<Shared>,
     addresses: Vec<SocketAddr>,
+    entrances: Vec<Arc<Entrance>>,
 }
 
 /// Why the broker did not start.
@@ -63,7 +72,7 @@ pub enum StartError {
     /// A listener's address is taken.
     #[error(
         "cannot listen on {address}: {source}; hint: another gatepost or mosquitto may be there: \
-         `ss -ltnp` shows who, `systemctl stop mosquitto` stops mosquitto"
+         `ss -ltnp` (of a unix socket, `ss -lxp`) shows who, `systemctl stop mosquitto` stops mosquitto"
     )]
     InUse {
         /// As configured.
@@ -78,6 +87,14 @@ pub enum StartError {
         address: String,
         /// Why.
         source: io::Error,
+    },
+    /// The certificates or keys of a listener cannot be used.
+    #[error("cannot speak TLS on {address}: {source}")]
+    Tls {
+        /// As configured.
+        address: String,
+        /// Why.
+        source: config::TlsError,
     },
     /// The router did not start.
     #[error("cannot start the message router: {0}")]
@@ -104,10 +121,12 @@ struct Shared {
     sys: Sys,
     sessions: Sessions,
     groups: Groups,
-    /// Connections over all listeners.
-    permits: Arc<Semaphore>,
+    /// Connections over all listeners, and from one address.
+    limits: Limits,
     /// Refused connections are logged once a minute for each reason code.
     refusals: Mutex<HashMap<u8, LogLimit>>,
+    /// The same for handshakes of TLS and WebSocket.
+    failed_handshakes: Mutex<HashMap<&'static str, LogLimit>>,
     /// Owns listeners, connections, sessions and their last words, groups.
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -125,25 +144,50 @@ impl Broker {
             stats: BrokerStats::default(),
             sessions: Sessions::default(),
             groups: Groups::default(),
-            permits: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
+            limits: Limits::new(settings.max_connections, settings.max_connections_per_address),
             refusals: Mutex::default(),
+            failed_handshakes: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             settings: settings.clone(),
         });
+        let tcp = |listener: &listener::Listener| match listener.address {
+            Peer::Ip(address) => Some(address),
+            Peer::Unix(_) => None,
+        };
+        let addresses = listeners.iter().filter_map(tcp).collect();
+        let entrances = listeners.iter().map(|listener| listener.entrance().clone()).collect();
         if let Some(interval) = settings.sys_interval {
             sys::start(&shared, interval);
         }
-        let addresses = listeners.iter().map(|listener| listener.address).collect();
         for listener in listeners {
             shared.tasks.spawn(listener::run(shared.clone(), listener));
         }
-        Ok(Broker { shared, addresses })
+        Ok(Broker { shared, addresses, entrances })
     }
 
-    /// The bound addresses, with the ports that the kernel chose.
+    /// The bound TCP addresses, with the ports that the kernel chose.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Reads the certificates and keys of the TLS listeners again, from where `listeners` (those of a configuration that
+    /// is read anew) say; who is not among them keeps its own. Connections that are there go on.
+    ///
+    /// # Errors
+    /// Nothing is changed if one of them cannot be used.
+    pub fn reload_tls(&self, listeners: &[config::Listener]) -> Result<(), config::TlsError> {
+        let mut fresh = Vec::new();
+        for entrance in &self.entrances {
+            let configured = listeners.iter().find(|listener| listener.address == entrance.address);
+            if let (Some(tls), Some(settings)) = (&entrance.tls, configured.and_then(|found| found.tls.as_ref())) {
+                fresh.push((tls, Tls::new(settings)?));
+            }
+        }
+        for (old, new) in fresh {
+            old.replace(new);
+        }
+        Ok(())
     }
 
     /// A new client without a socket.

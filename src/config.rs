@@ -3,14 +3,15 @@
 //!
 //! Loading goes in two steps. `raw` merges the files into one tree in which every key and value knows its place;
 //! the files of this directory turn parts of it into checked types through `reader`, which collects every error
-//! instead of stopping at the first. [`ConfigErrors`] is how a configuration is refused. Nothing is opened and nothing
-//! is created here.
+//! instead of stopping at the first. [`ConfigErrors`] is how a configuration is refused. Nothing is created here, and
+//! nothing opened but the files that the configuration names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 mod address;
 mod broker;
+mod certificates;
 mod conflicts;
 mod device;
 mod environment;
@@ -37,6 +38,7 @@ mod unsupported;
 
 pub use address::Network;
 pub use broker::{Broker, Listener, QueueFull};
+pub use certificates::{Part as TlsPart, TlsError};
 pub use device::{CommandQueue, Device, Transport};
 pub use error::{ConfigErrors, Diagnostic, Severity};
 pub use framing::{Checksum, Endian, Framing, FramingKind};
@@ -49,6 +51,7 @@ pub use serial::{ControlLine, FlowControl, Parity, Serial, SerialPort};
 pub use source::Excerpt;
 pub use subscribe::{CommandPayload, SubscribeRule};
 pub use tcp::{Tcp, TcpServer};
+pub use tls::{Identity, PrivateKey, ServerTls};
 
 use environment::Environment;
 use reader::{Context, Outcome, Table};

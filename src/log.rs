@@ -24,7 +24,7 @@ pub const VARIABLE: &str = "GATEPOST_LOG";
 /// Libraries that talk to their own developers: only errors, unless the user names them. rumqttd says nothing at all: it
 /// opens a span at error level for each message, which makes its router three times slower; the end of its thread is
 /// noticed and logged without it.
-const QUIET: &str = "rumqttd=off,rumqttc=error,mqtt_protocol_core=error,rustls=error";
+const QUIET: &str = "rumqttd=off,rumqttc=error,rustls=error";
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]

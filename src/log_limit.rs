@@ -1,9 +1,22 @@
-//! A condition that repeats is logged once a minute and counted in between.
+//! What keeps the log small: a condition that repeats is logged once a minute and counted in between, and of a text that
+//! a client chose only the beginning is shown.
 
 use std::time::{Duration, Instant};
 
 /// At most one report in this time.
 const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes of a client's text in a log line. A client identifier may have 65,535.
+const EXCERPT: usize = 256;
+
+/// The beginning of `text`, at most 256 bytes.
+pub fn excerpt(text: &str) -> &str {
+    if text.len() <= EXCERPT {
+        return text;
+    }
+    let end = (0..=EXCERPT).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    &text[..end]
+}
 
 /// Decides which of many equal events is logged.
 #[derive(Debug, Default)]
@@ -27,6 +40,14 @@ impl LogLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_long_text_the_beginning_is_shown() {
+        assert_eq!((excerpt(""), excerpt("id")), ("", "id"));
+        assert_eq!(excerpt(&"a".repeat(65_535)), "a".repeat(256));
+        assert_eq!(excerpt(&format!("a{}", "\u{20AC}".repeat(100))).len(), 256);
+        assert_eq!(excerpt(&format!("ab{}", "\u{20AC}".repeat(100))).len(), 254, "no character is cut");
+    }
 
     #[test]
     fn once_a_minute_with_the_count() {

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::packet::{Connack, Connect, PacketError, Reason, Version, WillRequest};
 use crate::config;
 
-/// QoS 1 and 2 messages taken from one client at once (MQTT 5 Receive Maximum).
-pub const RECEIVE_MAXIMUM: u16 = 1024;
+/// Topic aliases that one client may set, as many as with mosquitto.
+pub const TOPIC_ALIAS_MAXIMUM: u16 = 10;
 
-/// Topic aliases that one client may set.
-pub const TOPIC_ALIAS_MAXIMUM: u16 = 32;
+/// Most `/` in a topic or filter.
+const MAX_SEPARATORS: usize = 200;
 
 /// Session expiry interval that means never (MQTT 5.0, section 3.1.2.11.2).
 const NEVER: u32 = u32::MAX;
@@ -85,16 +85,32 @@ pub fn admit(connect: &Connect, settings: &config::Broker, allow_anonymous: bool
     let connack = Connack {
         session_present: false,
         session_expiry: connect.session_expiry.and_then(|asked| differs(session_expiry.seconds(), asked)),
-        receive_maximum: RECEIVE_MAXIMUM,
+        receive_maximum: receive_maximum(settings),
         maximum_qos: differs(settings.max_qos, crate::qos::Qos::ExactlyOnce),
         retain_available: settings.retained,
-        maximum_packet_size: u32::try_from(settings.max_packet_size).unwrap_or(u32::MAX),
+        maximum_packet_size: maximum_packet_size(settings),
         assigned_client_id: assigned.then(|| client_id.clone()),
         topic_alias_maximum: TOPIC_ALIAS_MAXIMUM,
         server_keep_alive: differs(keep_alive, connect.keep_alive),
     };
+    if connack.size(connect.version) > connect.maximum_packet_size {
+        return refuse(Reason::PACKET_TOO_LARGE, "the client's maximum packet size has no room for CONNACK");
+    }
     let silence = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
     Ok(Terms { silence, session_expiry, connack, client_id })
+}
+
+/// QoS 1 and 2 messages taken from one client at once (MQTT 5 Receive Maximum): `max_inflight`, whose default stands for
+/// the 20 of mosquitto.
+pub fn receive_maximum(settings: &config::Broker) -> u16 {
+    if settings.max_inflight == config::Broker::MAX_INFLIGHT { 20 } else { settings.max_inflight }
+}
+
+/// The Maximum Packet Size that clients are told. Not the default: without settings the CONNACK is, byte for byte, the one
+/// that clients know from mosquitto.
+fn maximum_packet_size(settings: &config::Broker) -> Option<u32> {
+    let told = differs(settings.max_packet_size, config::Broker::MAX_PACKET_SIZE)?;
+    Some(u32::try_from(told).unwrap_or(u32::MAX))
 }
 
 fn differs<T: PartialEq>(value: T, assumed: T) -> Option<T> {
@@ -110,10 +126,25 @@ fn client_id(connect: &Connect, settings: &config::Broker) -> Result<(String, bo
     if !settings.allow_empty_client_id {
         return refuse("an empty client identifier, and allow_empty_client_id is false");
     }
+    if connect.version == Version::V31 {
+        return refuse("an empty client identifier in 3.1");
+    }
     if connect.version == Version::V311 && !connect.clean_start {
         return refuse("an empty client identifier with Clean Session 0 [MQTT-3.1.3-8]");
     }
-    Ok((format!("auto-{:032x}", fastrand::u128(..)), true))
+    Ok((chosen_client_id(), true))
+}
+
+/// A random one in the form that mosquitto gives it: `auto-` and a UUID.
+fn chosen_client_id() -> String {
+    let id = uuid_bits(fastrand::u128(..));
+    let (a, b, c, d, e) = (id >> 96, id >> 80 & 0xFFFF, id >> 64 & 0xFFFF, id >> 48 & 0xFFFF, id & 0xFFFF_FFFF_FFFF);
+    format!("auto-{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
+}
+
+/// Marks `random` as a random UUID (RFC 9562, section 5.4).
+fn uuid_bits(random: u128) -> u128 {
+    random & !(0xF << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62
 }
 
 fn check_will(will: &WillRequest, settings: &config::Broker) -> Result<(), PacketError> {
@@ -128,14 +159,27 @@ fn check_will(will: &WillRequest, settings: &config::Broker) -> Result<(), Packe
         return refuse(Reason::PACKET_TOO_LARGE, "the will is larger than max_payload_size");
     }
     if is_reserved(&will.topic) {
-        return refuse(Reason::NOT_AUTHORIZED, "a will on a $SYS topic");
+        return refuse(Reason::NOT_AUTHORIZED, "a will on a $SYS or $share topic");
+    }
+    if is_too_deep(&will.topic) || will.topic.starts_with("$CONTROL/") {
+        return refuse(Reason::PROTOCOL_ERROR, "a will on a topic of more than 201 levels, or on a $CONTROL topic");
     }
     Ok(())
 }
 
-/// Whether only the broker publishes there.
+/// Whether only the broker publishes there. Bridges of mosquitto say on `$SYS/broker/connection/NAME/state` whether
+/// they are connected.
 pub fn is_reserved(topic: &str) -> bool {
-    topic == "$SYS" || topic.starts_with("$SYS/")
+    let of_bridge = |topic: &str| {
+        let name = topic.strip_prefix("$SYS/broker/connection/").and_then(|rest| rest.strip_suffix("/state"));
+        name.is_some_and(|name| !name.contains('/'))
+    };
+    topic == "$SYS" || (topic.starts_with("$SYS/") && !of_bridge(topic)) || topic.starts_with("$share/")
+}
+
+/// Whether a topic has more levels than are served: as mosquitto, which takes it for an attack.
+pub fn is_too_deep(topic: &str) -> bool {
+    topic.len() > MAX_SEPARATORS && topic.bytes().filter(|&byte| byte == b'/').count() > MAX_SEPARATORS
 }
 
 /// Seconds; 0: none.
@@ -147,8 +191,8 @@ fn keep_alive(connect: &Connect, settings: &config::Broker) -> Result<u16, Packe
     }
     match connect.version {
         Version::V5 => Ok(limit),
-        // 3.1.1 has no code for it; this one is what mosquitto sends.
-        Version::V311 => {
+        // MQTT 3 has no code for it; this one is what mosquitto sends.
+        Version::V31 | Version::V311 => {
             Err(PacketError { reason: Reason::CLIENT_ID_NOT_VALID, what: "the keep-alive is above max_keepalive" })
         }
     }
@@ -164,6 +208,7 @@ mod tests {
     fn settings() -> config::Broker {
         config::Broker {
             max_connections: 10,
+            max_connections_per_address: 10,
             max_packet_size: 1000,
             max_inflight: 10,
             max_keepalive: None,
@@ -185,6 +230,7 @@ mod tests {
     fn connect(version: Version) -> Connect {
         Connect {
             version,
+            is_bridge: false,
             client_id: "c".into(),
             clean_start: false,
             keep_alive: 60,
@@ -192,8 +238,11 @@ mod tests {
             receive_maximum: 10,
             maximum_packet_size: usize::MAX,
             topic_alias_maximum: 0,
+            problem_information: None,
             has_authentication_method: false,
             will: None,
+            username: None,
+            password: None,
         }
     }
 
@@ -246,6 +295,7 @@ mod tests {
         assert_eq!(reason(&empty(Version::V311, false), &settings()), 0x85);
         let terms = admit(&empty(Version::V311, true), &settings(), true).unwrap();
         assert!(!terms.client_id.is_empty());
+        assert_eq!(reason(&empty(Version::V31, true), &settings()), 0x85);
         let terms = admit(&empty(Version::V5, false), &settings(), true).unwrap();
         assert_eq!(terms.connack.assigned_client_id, Some(terms.client_id));
         let settings = config::Broker { allow_empty_client_id: false, ..settings() };
@@ -259,6 +309,8 @@ mod tests {
         assert!(anonymous.what.contains("allow_anonymous"));
         let method = Connect { has_authentication_method: true, ..connect(Version::V5) };
         assert_eq!(reason(&method, &settings()), 0x8C);
+        let tiny = Connect { maximum_packet_size: 4, ..connect(Version::V5) };
+        assert_eq!(reason(&tiny, &settings()), 0x95);
     }
 
     #[test]

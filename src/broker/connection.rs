@@ -1,16 +1,22 @@
 //! A new connection, until its CONNECT is read and handed to a session.
 
-use std::net::SocketAddr;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
-use super::packet::{Connack, Connect, ConnectError, Frame, PacketError, Version};
-use super::session::{Attach, Permits, close};
+use super::limits::Permits;
+use super::listener::Entrance;
+use super::packet::{Connack, Connect, ConnectError, Frame, PacketError, Reason, Recipient};
+use super::session::{Attach, close};
+use super::stream::{Peer, Stream};
+use super::tls::{self, Failed};
+use super::websocket::WebSocket;
+use super::websocket::handshake::{self, HandshakeError};
 use super::{Shared, admission};
+use crate::log_limit::excerpt;
 
 /// How long a client may take to send CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,94 +24,205 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most CONNECT packets fit.
 const FIRST_READ: usize = 512;
 
+/// Bytes of the longest CONNECT: it is read before anybody is known. A will and a client identifier of the greatest
+/// length fit.
+const MAX_CONNECT: usize = 160 * 1024;
+
 /// A connection as its listener hands it over.
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// The other end.
-    pub peer: SocketAddr,
-    /// Whether the listener lets clients in without a user name that was proved.
-    pub allow_anonymous: bool,
+    pub peer: Peer,
+    /// What it came in by.
+    pub entrance: Arc<Entrance>,
     /// What it counts against.
     pub permits: Permits,
 }
 
+/// A connection whose CONNECT is read, or something in its place.
+struct Opened {
+    stream: Stream,
+    /// The user that the client proved to be.
+    identity: Option<String>,
+    input: BytesMut,
+    first: Result<Frame, ConnectError>,
+}
+
 /// Reads CONNECT and hands the connection to its session, or refuses it.
 pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
-    let Accepted { mut stream, peer, allow_anonymous, permits } = accepted;
-    let mut input = BytesMut::with_capacity(FIRST_READ);
-    let first = tokio::select! {
-        first = tokio::time::timeout(CONNECT_TIMEOUT, first_frame(&mut stream, &mut input, &shared)) => first,
+    let Accepted { stream, peer, entrance, permits } = accepted;
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(CONNECT_TIMEOUT, open(&shared, &entrance, stream)) => opened,
         () = shared.stop.cancelled() => return,
     };
-    let Ok(Some(first)) = first else {
-        tracing::debug!(%peer, "closed before CONNECT was complete");
-        return;
+    let opened = match opened {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(closed)) => return give_up(&shared, &peer, closed).await,
+        Err(_) => {
+            tracing::debug!(%peer, "closed before CONNECT was complete");
+            return;
+        }
     };
+    let Opened { stream, identity, input, first } = opened;
     let connect = match first.and_then(|frame| Connect::parse(&frame)) {
         Ok(connect) => connect,
         Err(ConnectError { version, error }) => {
-            return refuse(&shared, stream, Refusal { peer, client_id: "", version, error }).await;
+            // What is not a CONNECT is closed without an answer, which MQTT leaves open [MQTT-3.1.4-1] and mosquitto does.
+            let answered = error.reason == Reason::UNSUPPORTED_PROTOCOL_VERSION;
+            let recipient = version.filter(|_| answered).map(Recipient::of);
+            return refuse(&shared, stream, Refusal { peer: &peer, client_id: "", recipient, error }).await;
         }
     };
-    let terms = match admission::admit(&connect, &shared.settings, allow_anonymous) {
+    let terms = match admission::admit(&connect, &shared.settings, entrance.allow_anonymous || identity.is_some()) {
         Ok(terms) => terms,
         Err(error) => {
-            let version = Some(connect.version);
-            return refuse(&shared, stream, Refusal { peer, client_id: &connect.client_id, version, error }).await;
+            let recipient = Some(connect.recipient()).filter(|_| error.reason != Reason::PROTOCOL_ERROR);
+            return refuse(&shared, stream, Refusal { peer: &peer, client_id: &connect.client_id, recipient, error })
+                .await;
         }
     };
-    let attach = Box::new(Attach { stream, peer, input, connect, terms, permits });
+    let attach = Box::new(Attach { stream, peer, input, connect, identity, terms, permits });
     if let Err((reason, attach)) = shared.sessions.attach(&shared, attach) {
         let error = PacketError { reason, what: "the session cannot be had now" };
-        let Attach { stream, connect, .. } = *attach;
-        let version = Some(connect.version);
-        refuse(&shared, stream, Refusal { peer, client_id: &connect.client_id, version, error }).await;
+        let Attach { stream, peer, connect, .. } = *attach;
+        let recipient = Some(connect.recipient());
+        refuse(&shared, stream, Refusal { peer: &peer, client_id: &connect.client_id, recipient, error }).await;
     }
 }
 
-/// The first packet; `None` when the client closed before it was whole.
+/// Why a connection ended before there was a packet.
+struct Closed {
+    /// What is left of it.
+    stream: Stream,
+    why: Why,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Why {
+    #[error(transparent)]
+    Tls(#[from] tls::Failure),
+    #[error(transparent)]
+    WebSocket(#[from] HandshakeError),
+    #[error("the client closed before CONNECT was complete")]
+    Closed,
+    #[error("the connection failed before CONNECT was complete: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Why {
+    /// What is logged once a minute.
+    fn kind(&self) -> &'static str {
+        match self {
+            Why::Tls(tls::Failure::NoCertificate) => "no certificate",
+            Why::Tls(tls::Failure::Certificate(_) | tls::Failure::NoName) => "certificate",
+            Why::Tls(_) => "tls",
+            Why::WebSocket(_) => "handshake",
+            Why::Closed | Why::Io(_) => "frames",
+        }
+    }
+
+    /// Whether somebody has to be told: a client that only went away is none of our business.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Why::Tls(tls::Failure::Io(_)) | Why::WebSocket(HandshakeError::Io(_)) | Why::Closed => false,
+            Why::Io(error) => error.kind() == io::ErrorKind::InvalidData,
+            Why::Tls(_) | Why::WebSocket(_) => true,
+        }
+    }
+}
+
+/// The handshakes of the listener, then the first packet.
+async fn open(shared: &Shared, entrance: &Entrance, mut stream: Stream) -> Result<Opened, Closed> {
+    let mut identity = None;
+    if let Some(tls) = &entrance.tls {
+        (stream, identity) =
+            tls.accept(stream).await.map_err(|Failed { failure, stream }| Closed { stream, why: failure.into() })?;
+    }
+    if entrance.websocket {
+        let input = match handshake::accept(&mut stream).await {
+            Ok(input) => input,
+            Err(error) => return Err(Closed { stream, why: error.into() }),
+        };
+        stream = Stream::WebSocket(Box::new(WebSocket::new(stream, input)));
+    }
+    let mut input = BytesMut::with_capacity(FIRST_READ);
+    match first_frame(&mut stream, &mut input, shared).await {
+        Ok(first) => Ok(Opened { stream, identity, input, first }),
+        Err(why) => Err(Closed { stream, why }),
+    }
+}
+
+/// The first packet.
 async fn first_frame(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     input: &mut BytesMut,
     shared: &Shared,
-) -> Option<Result<Frame, ConnectError>> {
+) -> Result<Result<Frame, ConnectError>, Why> {
     loop {
-        match Frame::split(input, shared.settings.max_packet_size) {
-            Ok(Some(frame)) => return Some(Ok(frame)),
-            Err(error) => return Some(Err(ConnectError { version: None, error })),
+        match Frame::split(input, shared.settings.max_packet_size.min(MAX_CONNECT)) {
+            Ok(Some(frame)) => return Ok(Ok(frame)),
+            Err(error) if error.reason == Reason::PACKET_TOO_LARGE => {
+                let error = PacketError { what: "CONNECT is larger than max_packet_size or 160 KiB", ..error };
+                return Ok(Err(ConnectError { version: None, error }));
+            }
+            Err(error) => return Ok(Err(ConnectError { version: None, error })),
             Ok(None) => {}
         }
         // Whatever it is, it is not MQTT; there is no need to wait for the length it seems to announce.
-        if input.first().is_some_and(|&first| first != 0x10) {
-            let error = PacketError::protocol("the first packet is not CONNECT [MQTT-3.1.0-1]");
-            return Some(Err(ConnectError { version: None, error }));
+        if let Some(&first) = input.first().filter(|&&first| first >> 4 != 1) {
+            let error = PacketError::protocol(not_connect(first));
+            return Ok(Err(ConnectError { version: None, error }));
         }
-        match stream.read_buf(input).await {
-            Ok(0) | Err(_) => return None,
-            Ok(bytes) => shared.stats.received.bytes.add(bytes as u64),
+        match stream.read_buf(input).await? {
+            0 => return Err(Why::Closed),
+            bytes => shared.stats.received.bytes.add(bytes as u64),
         }
     }
 }
 
+/// What a client means whose first byte is not that of CONNECT.
+fn not_connect(first: u8) -> &'static str {
+    match first {
+        0x16 => "the client speaks TLS, which this listener does not; hint: `tls` in [[broker.listener]]",
+        b'G' => "the client speaks HTTP, which this listener does not; hint: websocket = true in [[broker.listener]]",
+        _ => "the first packet is not CONNECT [MQTT-3.1.0-1]",
+    }
+}
+
+/// Ends a connection without a packet. TLS and WebSocket have said why already, or say it in closing.
+async fn give_up(shared: &Shared, peer: &Peer, Closed { stream, why }: Closed) {
+    if !why.is_refusal() {
+        tracing::debug!(%peer, reason = %why, "connection closed");
+        return;
+    }
+    shared.stats.refused.increment();
+    if let Some(refused) = shared.failed_handshakes.lock().entry(why.kind()).or_default().events(Instant::now(), 1) {
+        tracing::warn!(%peer, reason = %why, refused, "connection refused");
+    }
+    close(stream, BytesMut::new()).await;
+}
+
 struct Refusal<'a> {
-    peer: SocketAddr,
+    peer: &'a Peer,
     client_id: &'a str,
-    version: Option<Version>,
+    /// Without one no answer can be given.
+    recipient: Option<Recipient>,
     error: PacketError,
 }
 
-async fn refuse(shared: &Shared, stream: TcpStream, refusal: Refusal<'_>) {
-    let Refusal { peer, client_id, version, error } = refusal;
+async fn refuse(shared: &Shared, stream: Stream, refusal: Refusal<'_>) {
+    let Refusal { peer, client_id, recipient, error } = refusal;
+    let client_id = excerpt(client_id);
     shared.stats.refused.increment();
     if let Some(refused) = shared.refusals.lock().entry(error.reason.0).or_default().events(Instant::now(), 1) {
         tracing::warn!(%peer, client_id, reason = %error, refused, "connection refused");
     }
     let mut output = BytesMut::new();
-    if let Some(version) = version {
+    if let Some(recipient) = recipient {
         shared.stats.received.packets.increment();
-        Connack::write_refusal(&mut output, version, error.reason);
+        Connack::write_refusal(&mut output, &recipient, error);
         shared.stats.sent.packets.add(u64::from(!output.is_empty()));
         shared.stats.sent.bytes.add(output.len() as u64);
     }

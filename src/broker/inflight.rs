@@ -61,6 +61,8 @@ pub enum Acked {
     Release,
     /// Nothing waits under that identifier.
     Unknown,
+    /// Something waits, but for another acknowledgement.
+    Unexpected,
 }
 
 impl<T> Default for Inflight<T> {
@@ -114,18 +116,26 @@ impl<T> Inflight<T> {
         id
     }
 
+    /// Leaves out the next identifier, as if a message had been sent with it and acknowledged.
+    pub fn skip_id(&mut self) {
+        self.slots.push_back(Slot::Done);
+        self.sent += 1;
+        self.trim();
+    }
+
     /// An acknowledgement came; `failed`: with a reason code of 0x80 or above, which ends the exchange.
     pub fn acknowledge(&mut self, kind: AckKind, id: u16, failed: bool) -> Acked {
         let index = (usize::from(id) + IDS - usize::from(self.first_id)) % IDS;
         let Some(slot) = self.slots.get_mut(index) else { return Acked::Unknown };
         match (kind, &*slot) {
+            (_, Slot::Done) => return Acked::Unknown,
             (AckKind::Puback, Slot::Publish { qos: Qos::AtLeastOnce, .. }) | (AckKind::Pubcomp, Slot::Released) => {}
             (AckKind::Pubrec, Slot::Publish { qos: Qos::ExactlyOnce, .. }) if failed => {}
             (AckKind::Pubrec, Slot::Publish { qos: Qos::ExactlyOnce, .. } | Slot::Released) => {
                 *slot = Slot::Released;
                 return Acked::Release;
             }
-            _ => return Acked::Unknown,
+            _ => return Acked::Unexpected,
         }
         self.finish(index);
         Acked::Done
@@ -162,6 +172,11 @@ impl<T> Inflight<T> {
         if index < self.sent {
             self.on_the_way -= 1;
         }
+        self.trim();
+    }
+
+    /// Forgets what is done, up to the oldest that is not.
+    fn trim(&mut self) {
         while matches!(self.slots.front(), Some(Slot::Done)) {
             self.slots.pop_front();
             self.first_id = self.id_at(1);
@@ -201,11 +216,25 @@ mod tests {
     }
 
     #[test]
+    fn an_identifier_can_be_left_out() {
+        let mut inflight = filled(3, &[]);
+        inflight.skip_id();
+        assert_eq!((inflight.len(), inflight.push(1, Qos::AtLeastOnce)), (0, 2));
+        inflight.skip_id();
+        assert_eq!(inflight.push(2, Qos::AtLeastOnce), 4);
+        assert_eq!(inflight.acknowledge(AckKind::Puback, 3, false), Acked::Unknown);
+        assert_eq!(inflight.acknowledge(AckKind::Puback, 2, false), Acked::Done);
+        assert_eq!(inflight.acknowledge(AckKind::Puback, 4, false), Acked::Done);
+        assert_eq!((inflight.len(), inflight.next_id()), (0, 5));
+    }
+
+    #[test]
     fn qos_2_takes_two_steps() {
         let mut inflight = filled(5, &[Qos::ExactlyOnce, Qos::ExactlyOnce]);
-        assert_eq!(inflight.acknowledge(AckKind::Puback, 1, false), Acked::Unknown);
-        assert_eq!(inflight.acknowledge(AckKind::Pubcomp, 1, false), Acked::Unknown);
+        assert_eq!(inflight.acknowledge(AckKind::Puback, 1, false), Acked::Unexpected);
+        assert_eq!(inflight.acknowledge(AckKind::Pubcomp, 1, false), Acked::Unexpected);
         assert_eq!(inflight.acknowledge(AckKind::Pubrec, 1, false), Acked::Release);
+        assert_eq!(inflight.acknowledge(AckKind::Puback, 1, false), Acked::Unexpected);
         assert_eq!(inflight.acknowledge(AckKind::Pubrec, 1, false), Acked::Release);
         assert_eq!(inflight.acknowledge(AckKind::Pubcomp, 1, false), Acked::Done);
         assert_eq!(inflight.acknowledge(AckKind::Pubrec, 2, true), Acked::Done);

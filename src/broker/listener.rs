@@ -1,37 +1,44 @@
-//! Sockets that wait for clients.
+//! Listeners: sockets that wait for clients, and what is spoken on them.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::connection::{self, Accepted};
+use super::limits::{self, Exceeded};
+use super::socket::ServerSocket;
+use super::stream::{Peer, Stream};
+use super::tls::Tls;
 use super::{Shared, StartError};
 use crate::config;
 use crate::log_limit::LogLimit;
 
-/// Connections that the kernel may hold before they are accepted.
-const BACKLOG: i32 = 1024;
-
 /// After accept failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// Finds clients that vanished, also those without a keep-alive of their own.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One bound address.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    socket: ServerSocket,
     /// The address, with the port that the kernel chose for port 0.
-    pub address: SocketAddr,
-    allow_anonymous: bool,
+    pub address: Peer,
+    entrance: Arc<Entrance>,
+}
+
+/// What every client of a listener finds there; one for all the addresses of a name.
+#[derive(Debug)]
+pub struct Entrance {
+    /// As configured.
+    pub address: String,
+    /// TLS, if it is spoken.
+    pub tls: Option<Tls>,
+    /// Whether MQTT comes in WebSocket frames.
+    pub websocket: bool,
+    /// Whether clients are let in without a user name that was proved.
+    pub allow_anonymous: bool,
     permits: Arc<Semaphore>,
 }
 
@@ -43,8 +50,12 @@ pub async fn bind_all(listeners: &[config::Listener]) -> Result<Vec<Listener>, S
         let shares_port =
             |other: &config::Listener| other.address.strip_prefix("0.0.0.0:") == listener.address.strip_prefix("[::]:");
         let only_v6 = listener.address.starts_with("[::]:") && listeners.iter().any(shares_port);
+        let entrance = Arc::new(Entrance::new(listener)?);
         match bind(listener, only_v6).await {
-            Ok(sockets) => bound.extend(sockets),
+            Ok(sockets) => bound.extend(sockets.into_iter().map(|(socket, address)| {
+                tracing::info!(%address, scheme = listener.scheme(), "listening for MQTT clients");
+                Listener { socket, address, entrance: entrance.clone() }
+            })),
             Err(error) if listener.optional && is_without_ipv6(&error) => {
                 tracing::warn!(address = listener.address, %error, "this machine has no IPv6; going on without");
             }
@@ -54,30 +65,19 @@ pub async fn bind_all(listeners: &[config::Listener]) -> Result<Vec<Listener>, S
     Ok(bound)
 }
 
-async fn bind(listener: &config::Listener, only_v6: bool) -> io::Result<Vec<Listener>> {
-    let permits = Arc::new(Semaphore::new(listener.max_connections.min(Semaphore::MAX_PERMITS)));
-    let addresses = tokio::net::lookup_host(&listener.address).await?;
-    let mut bound = Vec::new();
-    for address in addresses {
-        let socket = bind_one(address, only_v6)?;
-        let address = socket.local_addr()?;
-        tracing::info!(%address, "listening for MQTT clients");
-        let (allow_anonymous, permits) = (listener.allow_anonymous, permits.clone());
-        bound.push(Listener { socket, address, allow_anonymous, permits });
-    }
-    Ok(bound)
-}
-
-fn bind_one(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    if only_v6 {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+async fn bind(listener: &config::Listener, only_v6: bool) -> io::Result<Vec<(ServerSocket, Peer)>> {
+    let sockets = match listener.unix_path() {
+        Some(path) => vec![ServerSocket::bind_unix(path)?],
+        None => {
+            let addresses = tokio::net::lookup_host(&listener.address).await?;
+            addresses.map(|address| ServerSocket::bind_tcp(address, only_v6)).collect::<io::Result<_>>()?
+        }
+    };
+    let with_address = |socket: ServerSocket| {
+        let address = socket.address()?;
+        Ok((socket, address))
+    };
+    sockets.into_iter().map(with_address).collect()
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {
@@ -85,8 +85,29 @@ fn is_without_ipv6(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|errno| without.contains(&errno))
 }
 
-/// Accepts connections until the broker stops.
+impl Entrance {
+    fn new(listener: &config::Listener) -> Result<Entrance, StartError> {
+        let tls = listener.tls.as_ref().map(Tls::new).transpose();
+        Ok(Entrance {
+            tls: tls.map_err(|source| StartError::Tls { address: listener.address.clone(), source })?,
+            address: listener.address.clone(),
+            websocket: listener.websocket,
+            allow_anonymous: listener.allow_anonymous,
+            permits: limits::semaphore(listener.max_connections),
+        })
+    }
+}
+
+impl Listener {
+    /// What clients find here.
+    pub fn entrance(&self) -> &Arc<Entrance> {
+        &self.entrance
+    }
+}
+
+/// Accepts connections until the broker stops. All that takes time happens in a task for each of them.
 pub async fn run(shared: Arc<Shared>, listener: Listener) {
+    let address = &listener.address;
     let mut accept_log = LogLimit::default();
     let mut limit_log = LogLimit::default();
     loop {
@@ -95,20 +116,18 @@ pub async fn run(shared: Arc<Shared>, listener: Listener) {
             () = shared.stop.cancelled() => return,
         };
         match accepted {
-            Ok((stream, peer)) => match admit(&shared, &listener, stream, peer) {
-                Some(accepted) => drop(shared.tasks.spawn(connection::run(shared.clone(), accepted))),
-                None => {
+            Ok((stream, peer)) => match admit(&shared, &listener, stream, &peer).await {
+                Ok(accepted) => drop(shared.tasks.spawn(connection::run(shared.clone(), accepted))),
+                Err(exceeded) => {
                     shared.stats.over_limit.increment();
                     if let Some(refused) = limit_log.events(Instant::now(), 1) {
-                        let address = listener.address;
-                        tracing::warn!(%address, %peer, refused, "connection refused: max_connections are there already");
+                        tracing::warn!(%address, %peer, refused, "connection refused: {exceeded}");
                     }
                 }
             },
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 if let Some(times) = accept_log.events(Instant::now(), 1) {
-                    let address = listener.address;
                     tracing::error!(%address, %error, times, "cannot accept connections; hint: raise the limit of open files");
                 }
                 // The listener stays readable: without a pause this would be a busy loop.
@@ -127,13 +146,8 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn admit(shared: &Shared, listener: &Listener, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+async fn admit(shared: &Shared, listener: &Listener, stream: Stream, peer: &Peer) -> Result<Accepted, Exceeded> {
     shared.stats.sockets.increment();
-    let broker = shared.permits.clone().try_acquire_owned().ok()?;
-    let permits = [broker, listener.permits.clone().try_acquire_owned().ok()?];
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
-    // A socket that does not take an option is closed already, which its first read will tell.
-    let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-    Some(Accepted { stream, peer, allow_anonymous: listener.allow_anonymous, permits })
+    let permits = shared.limits.admit(&listener.entrance.permits, peer.ip()).await?;
+    Ok(Accepted { stream, peer: peer.clone(), entrance: listener.entrance.clone(), permits })
 }

@@ -1,26 +1,35 @@
 //! MQTT packets as the edge sees them: one form for 3.1.1 and 5.
 //!
-//! Packets other than PUBLISH are parsed by `mqtt-protocol-core`; PUBLISH, the hot one, is read and written here
-//! without copies. What that crate does not check is checked here: reserved flags, packet identifiers of 0, U+0000,
-//! wildcards in topic names, the reserved bits of CONNECT.
+//! Only what a client sends is read, and only what a server sends is written. The fields of a PUBLISH, the hot one, are
+//! slices of the bytes that came. `read` knows the data types of the specification, `property` the properties.
 
 use std::fmt;
 
 use bytes::{Buf, Bytes, BytesMut};
-use mqtt_protocol_core::mqtt::result_code::MqttError;
 
+mod ack;
+mod connack;
 mod connect;
-mod control;
+mod disconnect;
+mod property;
 mod publish;
+mod read;
+mod recipient;
+mod subscribe;
 
-pub use connect::{Connack, Connect, ConnectError, WillRequest};
-pub use control::{Ack, AckKind, Subscribe, SubscribeEntry, Unsubscribe, write_ack, write_disconnect, write_pingresp};
-pub use control::{write_suback, write_unsuback};
+pub use ack::{Ack, AckKind, write_ack};
+pub use connack::Connack;
+pub use connect::{Connect, ConnectError, WillRequest};
+pub use disconnect::{write_disconnect, write_pingresp};
 pub use publish::{IncomingPublish, OutgoingPublish};
+pub use recipient::Recipient;
+pub use subscribe::{Subscribe, SubscribeEntry, Unsubscribe, write_suback, write_unsuback};
 
 /// The protocol a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
+    /// MQTT 3.1, protocol level 3.
+    V31,
     /// MQTT 3.1.1, protocol level 4.
     V311,
     /// MQTT 5.0, protocol level 5.
@@ -30,6 +39,7 @@ pub enum Version {
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Version::V31 => "3.1",
             Version::V311 => "3.1.1",
             Version::V5 => "5",
         })
@@ -47,11 +57,12 @@ macro_rules! reasons {
             $(pub const $name: Reason = Reason($code);)*
         }
 
-        impl fmt::Display for Reason {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl Reason {
+            /// What the specification calls it.
+            pub fn text(self) -> &'static str {
                 match self.0 {
-                    $($code => f.write_str($text),)*
-                    other => write!(f, "reason 0x{other:02X}"),
+                    $($code => $text,)*
+                    _ => "unknown reason",
                 }
             }
         }
@@ -60,12 +71,15 @@ macro_rules! reasons {
 
 reasons! {
     SUCCESS = 0x00, "success";
+    NO_MATCHING_SUBSCRIBERS = 0x10, "no matching subscribers";
     NO_SUBSCRIPTION_EXISTED = 0x11, "no subscription existed";
     UNSPECIFIED = 0x80, "unspecified error";
     MALFORMED_PACKET = 0x81, "malformed packet";
     PROTOCOL_ERROR = 0x82, "protocol error";
+    IMPLEMENTATION_SPECIFIC = 0x83, "implementation specific error";
     UNSUPPORTED_PROTOCOL_VERSION = 0x84, "unsupported protocol version";
     CLIENT_ID_NOT_VALID = 0x85, "client identifier not valid";
+    BAD_USER_NAME_OR_PASSWORD = 0x86, "bad user name or password";
     NOT_AUTHORIZED = 0x87, "not authorized";
     SERVER_BUSY = 0x89, "server busy";
     SERVER_SHUTTING_DOWN = 0x8B, "server shutting down";
@@ -81,6 +95,15 @@ reasons! {
     QUOTA_EXCEEDED = 0x97, "quota exceeded";
     RETAIN_NOT_SUPPORTED = 0x9A, "retain not supported";
     QOS_NOT_SUPPORTED = 0x9B, "QoS not supported";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.text() {
+            "unknown reason" => write!(f, "reason 0x{:02X}", self.0),
+            text => f.write_str(text),
+        }
+    }
 }
 
 impl fmt::Debug for Reason {
@@ -116,13 +139,12 @@ impl PacketError {
     pub const fn protocol(what: &'static str) -> PacketError {
         PacketError { reason: Reason::PROTOCOL_ERROR, what }
     }
-}
 
-impl From<MqttError> for PacketError {
-    fn from(error: MqttError) -> PacketError {
-        match u8::try_from(error as u16) {
-            Ok(code) => PacketError { reason: Reason(code), what: "refused by the parser" },
-            Err(_) => PacketError::malformed("refused by the parser"),
+    /// What the client may be told. Who may come in and who not is between the gateway and its owner.
+    pub fn words(&self) -> &'static str {
+        match self.reason {
+            Reason::NOT_AUTHORIZED | Reason::BAD_USER_NAME_OR_PASSWORD => self.reason.text(),
+            _ => self.what,
         }
     }
 }
@@ -174,7 +196,7 @@ pub enum Packet {
     Pingreq,
     /// DISCONNECT
     Disconnect {
-        /// [`Reason::SUCCESS`] in 3.1.1.
+        /// [`Reason::SUCCESS`] in MQTT 3.
         reason: Reason,
         /// A new session expiry interval in seconds.
         session_expiry: Option<u32>,
@@ -184,37 +206,36 @@ pub enum Packet {
 impl Packet {
     /// Parses `frame`.
     pub fn parse(version: Version, frame: Frame) -> Result<Packet, PacketError> {
-        let flags = frame.first & 0x0F;
-        let expected = match frame.first >> 4 {
-            3 => flags,
-            6 | 8 | 10 => 2,
-            _ => 0,
+        let kind = frame.first >> 4;
+        let expected = match kind {
+            3 => None,
+            4 | 5 | 7 | 12 | 14 => Some(0),
+            6 | 8 | 10 => Some(2),
+            0 => return Err(PacketError::protocol("packet type 0, which is reserved")),
+            1 => return Err(PacketError::protocol("a second CONNECT [MQTT-3.1.0-2]")),
+            15 => return Err(PacketError::protocol("AUTH without an authentication method [MQTT-4.12.0-6]")),
+            9 | 11 if frame.first & 0x0F != 0 => {
+                return Err(PacketError::malformed(
+                    "reserved flags of a packet that only a server sends [MQTT-2.1.3-1]",
+                ));
+            }
+            _ => return Err(PacketError::protocol("a packet that only a server sends")),
         };
-        if flags != expected {
+        let flags = frame.first & 0x0F;
+        // In 3.1 they are DUP, QoS and RETAIN of every packet, and mean nothing in these.
+        if version != Version::V31 && expected.is_some_and(|expected| flags != expected) {
             return Err(PacketError::malformed("reserved flags of the fixed header [MQTT-2.1.3-1]"));
         }
-        match frame.first >> 4 {
+        match kind {
             3 => IncomingPublish::parse(version, flags, frame.body).map(Packet::Publish),
-            kind @ 4..=7 => Ack::parse(version, kind, &frame.body).map(Packet::Ack),
+            4..=7 => Ack::parse(version, kind, &frame.body).map(Packet::Ack),
             8 => Subscribe::parse(version, &frame.body).map(Packet::Subscribe),
             10 => Unsubscribe::parse(version, &frame.body).map(Packet::Unsubscribe),
-            12 if frame.body.is_empty() => Ok(Packet::Pingreq),
-            14 => control::parse_disconnect(version, &frame.body),
-            0 => Err(PacketError::malformed("packet type 0")),
-            1 => Err(PacketError::protocol("a second CONNECT [MQTT-3.1.0-2]")),
-            15 if version == Version::V5 => Err(PacketError::protocol("AUTH without an authentication method")),
-            _ => Err(PacketError::protocol("a packet that only a server sends")),
+            14 => disconnect::parse_disconnect(version, &frame.body),
+            _ if frame.body.is_empty() => Ok(Packet::Pingreq),
+            _ => Err(PacketError::malformed("bytes after the end of PINGREQ")),
         }
     }
-}
-
-/// Runs a parser of `mqtt-protocol-core`, which must take all of `body`.
-fn parse_exact<T>(body: &[u8], parse: impl FnOnce(&[u8]) -> Result<(T, usize), MqttError>) -> Result<T, PacketError> {
-    let (packet, used) = parse(body)?;
-    if used != body.len() {
-        return Err(PacketError::malformed("bytes after the end of the packet"));
-    }
-    Ok(packet)
 }
 
 #[cfg(test)]
@@ -253,12 +274,26 @@ mod tests {
             let error = Packet::parse(Version::V311, frame).unwrap_err();
             assert_eq!(error.reason, Reason::MALFORMED_PACKET, "{first:#x}");
         }
+        let again = Frame { first: 0x6A, body: Bytes::from_static(&[0, 1]) };
+        assert!(Packet::parse(Version::V31, again).is_ok(), "DUP in 3.1");
+    }
+
+    #[test]
+    fn packets_that_a_client_does_not_send_are_protocol_errors() {
+        for first in [0x00, 0x01, 0x10, 0x20, 0x90, 0xB0, 0xD0, 0xD1, 0xF0, 0xF1] {
+            for version in [Version::V31, Version::V311, Version::V5] {
+                let error = Packet::parse(version, Frame { first, body: Bytes::new() }).unwrap_err();
+                assert_eq!(error.reason, Reason::PROTOCOL_ERROR, "{first:#x}");
+            }
+        }
+        let long = Frame { first: 0xC0, body: Bytes::from_static(&[0]) };
+        assert_eq!(Packet::parse(Version::V5, long).unwrap_err().reason, Reason::MALFORMED_PACKET);
     }
 
     proptest! {
         #[test]
-        fn no_bytes_panic(first: u8, body in proptest::collection::vec(any::<u8>(), 0..80), v5: bool) {
-            let version = if v5 { Version::V5 } else { Version::V311 };
+        fn no_bytes_panic(first: u8, body in proptest::collection::vec(any::<u8>(), 0..80), version in 0usize..3) {
+            let version = [Version::V31, Version::V311, Version::V5][version];
             let frame = Frame { first, body: body.into() };
             let _ = Connect::parse(&frame);
             let _ = Packet::parse(version, frame);

@@ -6,12 +6,10 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::consume_budget;
 
@@ -20,6 +18,7 @@ use super::admission::{SessionExpiry, Terms};
 use super::bus::BusError;
 use super::inflight::Inflight;
 use super::lane::LaneSet;
+use super::limits::Permits;
 use super::message::Message;
 use super::pace::Pace;
 use super::packet::{Connect, PacketError, Reason, WillRequest, write_disconnect};
@@ -27,9 +26,10 @@ use super::queue::{Queue, QueueLimits};
 use super::reader::Reader;
 use super::share::Memberships;
 use super::stats::Counted;
+use super::stream::{Peer, Stream};
 use super::subscriptions::Subscriptions;
 use super::will;
-use crate::log_limit::LogLimit;
+use crate::log_limit::{LogLimit, excerpt};
 use crate::qos::Qos;
 use crate::stats::DropReason;
 use tally::Tally;
@@ -44,7 +44,7 @@ mod timer;
 mod wire;
 
 pub use outgoing::Outgoing;
-pub use wire::{Permits, close};
+pub use wire::close;
 
 /// How long a client may take, when the gateway stops, to read what was published before.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -53,13 +53,15 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Attach {
     /// The socket.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// The other end.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// What came after CONNECT.
     pub input: BytesMut,
     /// CONNECT.
     pub connect: Connect,
+    /// The user that the client proved to be before CONNECT.
+    pub identity: Option<String>,
     /// What was agreed.
     pub terms: Terms,
     /// What it counts against.
@@ -121,6 +123,15 @@ impl End {
             End::Bus(_) => Some(Reason::UNSPECIFIED),
         }
     }
+
+    /// Beside the reason.
+    fn words(&self) -> &'static str {
+        match self {
+            End::Packet(error) => error.words(),
+            End::TakenOver(_) => "another connection came with the same client identifier",
+            _ => "the gateway stops",
+        }
+    }
 }
 
 /// What is left of a connection: who comes next, and until when to wait.
@@ -146,7 +157,8 @@ pub async fn run(mut session: Session, first: Box<Attach>, mut attach: mpsc::Rec
             session.clear();
         }
         let mut after = session.serve(connection, resumes, &mut attach).await;
-        present = true;
+        // A session that ends with its connection is not there for the one that takes over [MQTT-3.1.2-6].
+        present = after.expires.is_none_or(|expires| expires > Instant::now());
         if !after.stopped && after.next.is_none() {
             session.wait(&mut after, &mut attach).await;
         }
@@ -236,15 +248,15 @@ impl Session {
         self.inflight.connect(self.shared.settings.max_inflight.min(connection.connect.receive_maximum));
         self.shares.set_connected(true);
         let clean_start = connection.connect.clean_start;
+        let user = connection.identity.clone();
         let mut wire = Wire::new(*connection, self.shared.stats.connected.count(), now);
-        if let Err(error) = connack.write(&mut wire.output, wire.version) {
-            tracing::error!(client_id = &*self.client_id, %error, "cannot build CONNACK; hint: this is a bug in gatepost");
-        }
+        connack.write(&mut wire.output, wire.version);
         self.shared.stats.connections.increment();
         self.tally.connected();
         tracing::info!(
-            client_id = &*self.client_id,
+            client_id = excerpt(&self.client_id),
             peer = %wire.peer,
+            user,
             version = %wire.version,
             clean_start,
             session_present = resumes,
@@ -310,7 +322,7 @@ impl Session {
     /// Whether the client has been sent all that was published so far.
     fn has_delivered(&self, wire: &Wire) -> bool {
         let queued = self.inbox.len() + self.backlog.len() + self.queue.len();
-        queued == 0 && self.shares.is_idle() && wire.output.is_empty() && self.reader.is_level()
+        queued == 0 && self.shares.is_idle() && wire.has_written() && self.reader.is_level()
     }
 
     /// Says goodbye on the old connection and decides what becomes of the will and the session.
@@ -323,7 +335,7 @@ impl Session {
             self.dropped(DropReason::Refused, 1, ended);
         }
         if let Some(reason) = end.reason() {
-            write_disconnect(&mut wire.output, wire.version, reason);
+            write_disconnect(&mut wire.output, &wire.recipient, reason, end.words());
         }
         self.account(&wire.output);
         let stopped = matches!(end, End::Stopped | End::Bus(_));
@@ -348,7 +360,7 @@ impl Session {
     }
 
     fn log_end(&self, wire: &Wire, end: &End) {
-        let (client_id, peer) = (&*self.client_id, wire.peer);
+        let (client_id, peer) = (excerpt(&self.client_id), &wire.peer);
         match end {
             End::Packet(error) => {
                 tracing::warn!(client_id, %peer, reason = %error, "client disconnected by the broker");
@@ -403,10 +415,10 @@ impl Session {
         let envelope = will::envelope(will, self.number, Instant::now());
         let bus = self.shared.bus.clone();
         let client_id = self.client_id.clone();
-        tracing::debug!(client_id = &*client_id, topic = will.topic, "will published");
+        tracing::debug!(client_id = excerpt(&client_id), topic = will.topic, "will published");
         self.shared.tasks.spawn(async move {
             if let Err(error) = bus.publish(envelope).await {
-                tracing::warn!(client_id = &*client_id, %error, "cannot publish a will");
+                tracing::warn!(client_id = excerpt(&client_id), %error, "cannot publish a will");
             }
         });
     }

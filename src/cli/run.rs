@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::exit;
+use crate::broker;
 use crate::config::Config;
 use crate::gateway::signals::{Request, Signals};
 use crate::gateway::{Gateway, StartError};
@@ -61,6 +62,10 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
     let gateway = match Gateway::start(config).await {
         Ok(gateway) => gateway,
         Err(error @ StartError::Topic(_)) => {
+            tracing::error!("{error}");
+            return Ok(exit::CONFIG);
+        }
+        Err(StartError::Broker(error @ broker::StartError::Tls { .. })) => {
             tracing::error!("{error}");
             return Ok(exit::CONFIG);
         }

@@ -107,6 +107,9 @@ fn check_host(host: &str, port: &str) -> Result<(), Fault> {
 
 /// Whether two addresses to listen on cannot both be bound: one port, and one host or all of its family.
 pub(super) fn clash(a: &str, b: &str) -> bool {
+    if a.starts_with("unix:") {
+        return a == b;
+    }
     match (a.parse::<SocketAddr>(), b.parse::<SocketAddr>()) {
         (Ok(a), Ok(b)) => {
             let same_host = a.ip() == b.ip()
@@ -117,7 +120,12 @@ pub(super) fn clash(a: &str, b: &str) -> bool {
     }
 }
 
-/// Whether only this machine can reach what listens on `address`.
+/// Whether only this machine can reach what listens on `address`, be it a unix socket.
+pub(super) fn is_local(address: &str) -> bool {
+    address.starts_with("unix:") || is_loopback(address)
+}
+
+/// Whether only this machine can reach what listens on `host:port`.
 pub(super) fn is_loopback(address: &str) -> bool {
     match address.parse::<SocketAddr>() {
         Ok(address) => address.ip().to_canonical().is_loopback(),
@@ -179,6 +187,9 @@ mod tests {
             ("0.0.0.0:0", "0.0.0.0:0", false),
             ("Host:1", "host:1", true),
             ("host:1", "host:2", false),
+            ("unix:/a", "unix:/a", true),
+            ("unix:/a", "unix:/A", false),
+            ("unix:/a:0", "unix:/a:0", true),
         ] {
             assert_eq!(clash(a, b), expected, "{a} {b}");
         }

@@ -1,5 +1,6 @@
 //! `[broker]` and its listeners.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::address;
@@ -7,7 +8,7 @@ use super::error::Fault;
 use super::reader::Table;
 use super::reader::Value;
 use super::source::Place;
-use super::tls;
+use super::tls::{Identity, ServerTls};
 use crate::qos::Qos;
 
 /// `[broker]`
@@ -15,6 +16,8 @@ use crate::qos::Qos;
 pub struct Broker {
     /// Network connections at once, over all listeners.
     pub max_connections: usize,
+    /// Of them, those from one IP address.
+    pub max_connections_per_address: usize,
     /// Bytes of one MQTT packet, header included.
     pub max_packet_size: usize,
     /// QoS 1 and 2 messages on the way to one client, 1 to 65535.
@@ -59,14 +62,35 @@ pub enum QueueFull {
 /// `[[broker.listener]]`, or one of the two defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
-    /// Resolved at bind time: `host:port`; port 0 is any free port.
+    /// Resolved at bind time: `host:port`; port 0 is any free port. Or `unix:` and an absolute path.
     pub address: String,
+    /// TLS, if it is spoken here.
+    pub tls: Option<ServerTls>,
+    /// Whether MQTT comes in WebSocket frames.
+    pub websocket: bool,
     /// Whether clients without a user name are let in.
     pub allow_anonymous: bool,
     /// Connections at once on this listener.
     pub max_connections: usize,
     /// A default listener on `[::1]`, which a machine without IPv6 may lack.
     pub optional: bool,
+}
+
+impl Listener {
+    /// The path of a unix socket.
+    pub fn unix_path(&self) -> Option<&Path> {
+        self.address.strip_prefix("unix:").map(Path::new)
+    }
+
+    /// The scheme under which clients know what is spoken here.
+    pub fn scheme(&self) -> &'static str {
+        match (self.websocket, &self.tls) {
+            (false, None) => "mqtt",
+            (false, Some(_)) => "mqtts",
+            (true, None) => "ws",
+            (true, Some(_)) => "wss",
+        }
+    }
 }
 
 /// `queue_full`, by word.
@@ -84,6 +108,8 @@ const MAX_PACKET: u64 = 268_435_460;
 const MAX_ENTRIES: i64 = 100_000_000;
 /// Keep-alive is a 16-bit number of seconds.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(u16::MAX as u64);
+/// Of `sockaddr_un`, without the NUL at the end (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
 /// Session expiry is a 32-bit number of seconds.
 const MAX_EXPIRY: Duration = Duration::from_secs(u32::MAX as u64);
 
@@ -91,12 +117,18 @@ const MAX_EXPIRY: Duration = Duration::from_secs(u32::MAX as u64);
 const DEFAULT_LISTENERS: [(&str, bool); 2] = [("127.0.0.1:1883", false), ("[::1]:1883", true)];
 
 impl Broker {
+    /// `max_packet_size` if it is not set.
+    pub const MAX_PACKET_SIZE: usize = 1 << 20;
+    /// `max_inflight` if it is not set.
+    pub const MAX_INFLIGHT: u16 = 32;
+
     /// Reads `[broker]`; also returns the place of each configured listener's address.
     pub(super) fn read(mut table: Table<'_>) -> (Broker, Vec<Place>) {
         let one_up = 1..=MAX_ENTRIES;
         let mut number = |key, default| table.get(key).and_then(|v| v.integer(one_up.clone())).unwrap_or(default);
         let (max_connections, max_queued) = (number("max_connections", 1024), number("max_queued", 10_000));
         let max_retained = number("max_retained", 100_000);
+        let max_connections_per_address = number("max_connections_per_address", max_connections);
         let max_inflight = table.get("max_inflight").and_then(|v| v.integer(1..=65_535));
         let mut size = |key, range| table.get(key).and_then(|v: Value<'_>| v.size(range));
         let max_packet_size = size("max_packet_size", 16..=MAX_PACKET);
@@ -106,8 +138,9 @@ impl Broker {
         let (retained, allow_empty_client_id) = (flag("retained"), flag("allow_empty_client_id"));
         let mut broker = Broker {
             max_connections,
-            max_packet_size: max_packet_size.unwrap_or(1 << 20),
-            max_inflight: max_inflight.unwrap_or(32),
+            max_connections_per_address,
+            max_packet_size: max_packet_size.unwrap_or(Broker::MAX_PACKET_SIZE),
+            max_inflight: max_inflight.unwrap_or(Broker::MAX_INFLIGHT),
             max_keepalive: table.get("max_keepalive").and_then(keepalive),
             max_qos: table.get("max_qos").and_then(|v| qos(&v)).unwrap_or(Qos::ExactlyOnce),
             retained: retained.unwrap_or(true),
@@ -149,6 +182,8 @@ impl Broker {
         let Some(configured) = configured else {
             let default = |(address, optional): (&str, bool)| Listener {
                 address: address.to_owned(),
+                tls: None,
+                websocket: false,
                 allow_anonymous: anonymous,
                 max_connections: self.max_connections,
                 optional,
@@ -170,39 +205,40 @@ impl Broker {
         let address = table.require("address");
         let allow_anonymous = table.get("allow_anonymous").and_then(|v| v.boolean()).unwrap_or(anonymous);
         let max_connections = table.get("max_connections").and_then(|v| v.integer(1..=MAX_ENTRIES));
-        if let Some(tls) = table.get("tls") {
-            tls::server(&tls);
-        }
-        if let Some(websocket) = table.get("websocket") {
-            if websocket.boolean() == Some(true) {
-                websocket.refuse();
-            }
-        }
+        let tls = table.get("tls");
+        let checked = tls.as_ref().and_then(ServerTls::read);
+        let websocket = table.get("websocket").and_then(|v| v.boolean()).unwrap_or(false);
         table.finish();
         let value = address?;
-        if value.string()?.starts_with("unix:") {
-            value.parsed(unix_path)?;
-            let message = "`unix:` addresses are not supported in this version";
-            value.context.push(value.error(message).hint("listen on host:port"));
+        let address = read_address(&value)?;
+        if tls.is_some() && checked.is_none() {
             return None;
         }
-        let address = value.parsed(|text| address::host_port(text, true))?;
-        if !address::is_loopback(&address) {
-            warn_of_access(&value, allow_anonymous);
+        if !address::is_local(&address) {
+            warn_of_access(&value, allow_anonymous, checked.as_ref());
         }
         let max_connections = max_connections.unwrap_or(self.max_connections);
-        Some((Listener { address, allow_anonymous, max_connections, optional: false }, value.place()))
+        let listener = Listener { address, tls: checked, websocket, allow_anonymous, max_connections, optional: false };
+        Some((listener, value.place()))
     }
 }
 
-fn unix_path(text: &str) -> Result<(), Fault> {
-    match text.strip_prefix("unix:") {
-        Some("") => {
-            Err(Fault::new("the path of the socket is empty")
-                .hint("write for example \"unix:/run/gatepost/mqtt.sock\""))
-        }
-        _ => Ok(()),
+/// `host:port`, or `unix:` and a path, which is made absolute.
+fn read_address(value: &Value<'_>) -> Option<String> {
+    let Some(path) = value.string()?.strip_prefix("unix:") else {
+        return value.parsed(|text| address::host_port(text, true));
+    };
+    if path.is_empty() {
+        let fault = Fault::new("the path of the socket is empty");
+        return value.fail(fault.hint("write for example \"unix:/run/gatepost/mqtt.sock\""));
     }
+    let absolute = value.relative(path);
+    let length = absolute.as_os_str().len();
+    if length > MAX_SOCKET_PATH || path.contains('\0') {
+        let fault = Fault::new(format!("the path of a unix socket has at most {MAX_SOCKET_PATH} bytes, and no NUL"));
+        return value.fail(fault.hint(format!("{} has {length}", absolute.display())));
+    }
+    Some(format!("unix:{}", absolute.display()))
 }
 
 fn keepalive(value: Value<'_>) -> Option<Duration> {
@@ -223,16 +259,24 @@ fn persistence(table: &mut Table<'_>) -> bool {
     on
 }
 
-/// A listener that other machines reach lets in everybody or, without user names in this version, nobody.
-fn warn_of_access(address: &Value<'_>, allow_anonymous: bool) {
-    let report = if allow_anonymous {
-        address
+/// A listener that other machines reach lets in everybody or, without certificates, nobody.
+fn warn_of_access(address: &Value<'_>, allow_anonymous: bool, tls: Option<&ServerTls>) {
+    let asks_for_certificates = tls.is_some_and(|tls| tls.client_ca.is_some());
+    let names_users = tls.is_some_and(|tls| tls.identity == Some(Identity::CommonName));
+    let report = match (allow_anonymous, asks_for_certificates) {
+        (true, true) => return,
+        (false, _) if names_users => return,
+        (true, false) => address
             .error("everybody who reaches this address may publish and subscribe")
-            .hint("listen on 127.0.0.1, or let a firewall decide who reaches it")
-    } else {
-        address
+            .hint("listen on 127.0.0.1, or let a firewall decide who reaches it"),
+        (false, true) => address
+            .error("no client can log in here: their certificates give no user name, and there is no password file")
+            .hint(
+                "identity = \"cn\" in `tls` makes the common name the user name; allow_anonymous = true asks for none",
+            ),
+        (false, false) => address
             .error("no client can log in here: anonymous ones are refused, and there is no password file")
-            .hint("allow_anonymous = true lets everybody in who reaches this address")
+            .hint("allow_anonymous = true lets everybody in who reaches this address"),
     };
     address.context.push(report.warning());
 }

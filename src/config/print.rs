@@ -17,6 +17,7 @@ use super::reader::word_for;
 use super::serial::{CONTROL_LINES, FLOW_CONTROLS, PARITIES, Serial, SerialPort};
 use super::subscribe::{COMMAND_PAYLOADS, RETAINED, SubscribeRule};
 use super::tcp::{Tcp, TcpServer};
+use super::tls::{IDENTITIES, PrivateKey, ServerTls};
 use super::{Config, units};
 
 /// The whole of `config`.
@@ -63,6 +64,7 @@ impl Printer {
 fn broker(out: &mut Printer, broker: &Broker) {
     out.header("[broker]");
     out.key("max_connections", broker.max_connections);
+    out.key("max_connections_per_address", broker.max_connections_per_address);
     out.key("max_packet_size", size(broker.max_packet_size));
     out.key("max_inflight", broker.max_inflight);
     out.key("max_keepalive", optional(broker.max_keepalive));
@@ -90,9 +92,24 @@ fn broker(out: &mut Printer, broker: &Broker) {
             out.comment("skipped on a machine without IPv6");
         }
         out.key("address", quote(&listener.address));
+        if let Some(tls) = &listener.tls {
+            out.key("tls", server_tls(tls));
+        }
+        out.key("websocket", listener.websocket);
         out.key("allow_anonymous", listener.allow_anonymous);
         out.key("max_connections", listener.max_connections);
     }
+}
+
+fn server_tls(tls: &ServerTls) -> String {
+    let key = match &tls.key {
+        PrivateKey::File(file) => path(file),
+        PrivateKey::Secret(secret) => quote(&secret.to_string()),
+    };
+    let mut keys = vec![("cert", path(&tls.cert)), ("key", key)];
+    keys.extend(tls.client_ca.as_deref().map(|file| ("client_ca", path(file))));
+    keys.extend(tls.identity.as_ref().map(|identity| ("identity", word(identity, IDENTITIES))));
+    inline(&keys)
 }
 
 fn print_device(out: &mut Printer, device: &Device) {

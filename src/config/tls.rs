@@ -1,17 +1,80 @@
-//! `tls = {…}`: checked, and refused in this version.
+//! `tls = {…}`.
 
+use std::path::PathBuf;
+
+use super::certificates::{Part, TlsError};
 use super::error::Fault;
 use super::raw::Kind;
 use super::reader::Value;
+use super::secret::Secret;
 
-/// `tls = {…}` of what others connect to.
+/// `tls = {…}` of what others connect to; [`ServerTls::server_config`] reads the files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerTls {
+    /// PEM file: the server's certificate, then those between it and an authority.
+    pub cert: PathBuf,
+    /// The key of the first of them.
+    pub key: PrivateKey,
+    /// PEM file: the authorities that sign client certificates, which are required then.
+    pub client_ca: Option<PathBuf>,
+    /// What of a client's certificate is its user name; only with `client_ca`.
+    pub identity: Option<Identity>,
+}
+
+/// A private key in PEM.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PrivateKey {
+    /// In a file.
+    File(PathBuf),
+    /// From elsewhere.
+    Secret(Secret),
+}
+
+/// `identity`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The common name of the subject.
+    CommonName,
+}
+
+/// `identity`, by word.
+pub(super) const IDENTITIES: &[(&str, Identity)] = &[("cn", Identity::CommonName)];
+
+impl ServerTls {
+    /// Reads the table and checks the files that it names.
+    pub(super) fn read(value: &Value<'_>) -> Option<ServerTls> {
+        let mut table = value.table()?;
+        let (cert_value, key_value) = (table.require("cert"), table.require("key"));
+        let ca_value = table.get("client_ca");
+        let cert = cert_value.as_ref().and_then(Value::path);
+        let private = key_value.as_ref().and_then(key);
+        let client_ca = ca_value.as_ref().and_then(Value::path);
+        let identity_value = table.get("identity");
+        let identity = identity_value.as_ref().and_then(|v| v.choice(IDENTITIES));
+        if let (Some(identity), None) = (&identity_value, &ca_value) {
+            let fault = Fault::new("without `client_ca` clients have no certificates that a user name could come from");
+            identity
+                .fail::<()>(fault.hint("add client_ca = \"ca.pem\", the certificate that signed those of the clients"));
+        }
+        table.finish();
+        let tls = ServerTls { cert: cert?, key: private?, client_ca, identity };
+        if let Err(TlsError { part, what, hint }) = tls.server_config() {
+            let at = match part {
+                Part::Cert => cert_value,
+                Part::Key => key_value,
+                Part::ClientCa => ca_value,
+            };
+            let fault = Fault::new(what);
+            at?.fail::<()>(if let Some(hint) = hint { fault.hint(hint) } else { fault });
+            return None;
+        }
+        Some(tls)
+    }
+}
+
+/// `tls = {…}` of a device that connects: only checked.
 pub(super) fn server(value: &Value<'_>) {
-    let Some(mut table) = value.table() else { return };
-    table.require("cert").and_then(|v| v.path());
-    table.require("key").and_then(|v| key(&v));
-    table.get("client_ca").and_then(|v| v.path());
-    table.get("identity").and_then(|v| v.choice(&[("cn", ())]));
-    table.finish();
+    ServerTls::read(value);
     value.refuse();
 }
 
@@ -37,9 +100,9 @@ pub(super) fn read_client(value: &Value<'_>) {
 }
 
 /// A private key: the path of its file, or a secret.
-fn key(value: &Value<'_>) -> Option<()> {
+fn key(value: &Value<'_>) -> Option<PrivateKey> {
     match value.raw.kind {
-        Kind::String(_) => value.path().map(drop),
-        _ => value.secret().map(drop),
+        Kind::String(_) => value.path().map(PrivateKey::File),
+        _ => value.secret().map(PrivateKey::Secret),
     }
 }

@@ -10,9 +10,9 @@ async fn broken_packets_end_the_connection_with_the_right_reason() {
     let broker = broker().await;
     let table: [(&str, Vec<u8>, u8); 13] = [
         ("second CONNECT", Connect::v5("x").bytes(), 0x82),
-        ("wildcard in a topic", packet(0x30, b"\0\x01#\0"), 0x90),
+        ("wildcard in a topic", packet(0x30, b"\0\x01#\0"), 0x81),
         ("topic not UTF-8", packet(0x30, b"\0\x01\xFF\0"), 0x81),
-        ("NUL in a topic", packet(0x30, b"\0\x01\0\0"), 0x90),
+        ("NUL in a topic", packet(0x30, b"\0\x01\0\0"), 0x81),
         ("QoS 3", packet(0x36, b"\0\x01a\0\x01\0"), 0x81),
         ("packet id 0", packet(0x32, b"\0\x01a\0\0\0"), 0x82),
         ("reserved flags", packet(0x80, b"\0\x01\0\0\x01a\0"), 0x81),
@@ -21,16 +21,13 @@ async fn broken_packets_end_the_connection_with_the_right_reason() {
         ("larger than max_packet_size", vec![0x30, 0x80, 0x80, 0x80, 0x01], 0x95),
         ("a server's packet", packet(0xD0, b""), 0x82),
         ("AUTH", packet(0xF0, b""), 0x82),
-        ("type 0", packet(0, b""), 0x81),
+        ("type 0", packet(0, b""), 0x82),
     ];
     for (name, bytes, reason) in table {
         let mut client = Client::connect(&broker, &Connect::v5("hostile")).await;
         client.send(&bytes).await;
-        assert_eq!(client.next().await, Some(Packet(0xE0, vec![reason])), "{name}");
+        assert_eq!(client.next().await.map(|Packet(first, body)| (first, body[0])), Some((0xE0, reason)), "{name}");
         assert_eq!(client.next().await, None, "{name}");
-        if name == "AUTH" {
-            continue;
-        }
         let mut client = Client::connect(&broker, &Connect::v3("hostile")).await;
         let v3 = match name {
             "no filters" => packet(0x82, b"\0\x01"),
@@ -72,11 +69,11 @@ async fn only_the_broker_publishes_below_sys() {
 async fn more_than_receive_maximum_ends_the_connection() {
     let broker = broker().await;
     let mut client = Client::connect(&broker, &Connect::v5("c")).await;
-    for id in 1..=1024u16 {
+    for id in 1..=20u16 {
         client.publish(4, id, "t", b"").await;
         assert_eq!(client.recv().await.0, 0x50);
     }
-    client.publish(4, 1025, "t", b"").await;
+    client.publish(4, 21, "t", b"").await;
     client.expect_end(0x93).await;
 }
 

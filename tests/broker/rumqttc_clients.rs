@@ -5,6 +5,7 @@ use std::time::Duration;
 use gatepost::broker::Broker;
 
 use crate::client::*;
+use crate::tls;
 
 #[tokio::test]
 async fn version_4() {
@@ -86,4 +87,42 @@ async fn pings_count_as_life() {
             pings += 1;
         }
     }
+}
+
+#[tokio::test]
+async fn both_versions_come_over_tls() {
+    use rumqttc::{TlsConfiguration, Transport};
+    let listeners = vec![tls::tls_listener(tls::for_users(), false)];
+    let broker = start(gatepost::config::Broker { listeners, ..settings() }).await;
+    let transport = || {
+        let config = tls::client_config(Some("client"), rustls::ALL_VERSIONS);
+        Transport::tls_with_config(TlsConfiguration::Rustls(config))
+    };
+
+    let mut v4 = options(&broker, |host, port| rumqttc::MqttOptions::new("rumqttc4", host, port));
+    v4.set_transport(transport());
+    let (client, mut events) = rumqttc::AsyncClient::new(v4, 10);
+    client.subscribe("t/#", rumqttc::QoS::ExactlyOnce).await.unwrap();
+    let wait_for_suback = async {
+        use rumqttc::{Event, Packet};
+        while !matches!(events.poll().await.unwrap(), Event::Incoming(Packet::SubAck(_))) {}
+    };
+    tokio::time::timeout(PATIENCE, wait_for_suback).await.unwrap();
+
+    let mut v5 = options(&broker, |host, port| rumqttc::v5::MqttOptions::new("rumqttc5", host, port));
+    v5.set_transport(transport());
+    let (publisher, mut sent) = rumqttc::v5::AsyncClient::new(v5, 10);
+    publisher.publish("t/1", rumqttc::v5::mqttbytes::QoS::ExactlyOnce, false, "hello").await.unwrap();
+    let arrival = async {
+        loop {
+            tokio::select! {
+                event = events.poll() => if let rumqttc::Event::Incoming(rumqttc::Packet::Publish(publish)) = event.unwrap() {
+                    return publish;
+                },
+                event = sent.poll() => drop(event.unwrap()),
+            }
+        }
+    };
+    let publish = tokio::time::timeout(PATIENCE, arrival).await.unwrap();
+    assert_eq!((&*publish.topic, &publish.payload[..]), ("t/1", &b"hello"[..]));
 }

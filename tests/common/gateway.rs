@@ -82,6 +82,16 @@ impl Gateway {
         port_of(&self.process.find_all(&["listening", &format!("device=\"{device}\"")]))
     }
 
+    /// The port of the listener that speaks `scheme` (mqtt, mqtts, ws or wss).
+    pub fn listener_port(&self, scheme: &str) -> u16 {
+        port_of(&self.find_log(&["listening", &format!("scheme=\"{scheme}\"")]))
+    }
+
+    /// The first line of its log, now or later, with all of `texts`.
+    pub fn find_log(&self, texts: &[&str]) -> String {
+        self.process.find_all(texts)
+    }
+
     /// Where its config lies.
     pub fn dir(&self) -> &Path {
         self.dir.path()

@@ -1,6 +1,6 @@
 //! The real binary, end to end: real ptys and sockets, and the programs people already use.
 //!
-//! What needs only Rust runs in `cargo test`. What needs Python, mosquitto's clients or socat, or takes minutes, is
+//! What needs only Rust runs in `cargo test`. What needs Python, Node, Chromium, mosquitto's clients or socat, or takes minutes, is
 //! ignored there; `./test` installs what is needed and runs all of it.
 
 #[path = "../common/mod.rs"]
@@ -9,6 +9,7 @@ mod common;
 mod commands;
 mod endurance;
 mod lifecycle;
+mod listeners;
 mod mosquitto;
 mod paho;
 mod serial;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::outgoing::Outgoing;
 use super::wire::{Held, Wire};
 use super::{End, Session};
-use crate::broker::admission::{RECEIVE_MAXIMUM, SessionExpiry, is_reserved};
+use crate::broker::admission::{SessionExpiry, is_reserved, is_too_deep, receive_maximum};
 use crate::broker::bus::TryPublishError;
 use crate::broker::inflight::Acked;
 use crate::broker::lane::LaneSet;
@@ -26,6 +26,8 @@ enum Wanted {
     Shared(ShareFilter),
 }
 
+const TOO_DEEP: &str = "a topic of more than 201 levels";
+
 /// Subscriptions of one session, shared ones included.
 const MAX_SUBSCRIPTIONS: usize = 65_536;
 
@@ -41,7 +43,7 @@ impl Session {
             self.tally.packets_in += 1;
             match Packet::parse(wire.version, frame)? {
                 Packet::Publish(publish) => self.publish(wire, publish, now)?,
-                Packet::Ack(ack) => self.acknowledged(wire, ack),
+                Packet::Ack(ack) => self.acknowledged(wire, ack)?,
                 Packet::Subscribe(packet) => self.subscribe(wire, packet, now)?,
                 Packet::Unsubscribe(packet) => self.unsubscribe(wire, packet),
                 Packet::Pingreq => write_pingresp(&mut wire.output),
@@ -61,11 +63,16 @@ impl Session {
         self.check_publish(&publish)?;
         if publish.qos == Qos::ExactlyOnce {
             if self.received.contains(&publish.id) {
+                if !wire.repeated.insert(publish.id) {
+                    // On one connection nothing is to be sent again at all [MQTT-4.4.0-1]; once is forgiven.
+                    return Err(PacketError::protocol("a QoS 2 message for the third time").into());
+                }
                 let again = Ack { kind: AckKind::Pubrec, id: publish.id, reason: Reason::SUCCESS };
-                write_ack(&mut wire.output, wire.version, again);
+                write_ack(&mut wire.output, &wire.recipient, again);
                 return Ok(());
             }
-            if wire.version == Version::V5 && self.received.len() >= usize::from(RECEIVE_MAXIMUM) {
+            if wire.version == Version::V5 && self.received.len() >= usize::from(receive_maximum(&self.shared.settings))
+            {
                 let what = "more than Receive Maximum [MQTT-3.3.4-9]";
                 return Err(PacketError { reason: Reason::RECEIVE_MAXIMUM_EXCEEDED, what }.into());
             }
@@ -73,6 +80,9 @@ impl Session {
         self.tally.message_in(publish.payload.len());
         // The parser has checked it.
         let topic = std::str::from_utf8(&publish.topic).unwrap_or_default();
+        if is_too_deep(topic) {
+            return Err(PacketError::malformed(TOO_DEEP).into());
+        }
         if is_reserved(topic) {
             self.dropped(DropReason::Refused, 1, now);
             self.answer(wire, publish.qos, publish.id, Reason::NOT_AUTHORIZED);
@@ -94,8 +104,11 @@ impl Session {
     pub(super) fn hand_over(&mut self, wire: &mut Wire, held: Held) -> Result<(), End> {
         let Held { envelope, qos, id } = held;
         match self.shared.bus.try_publish(envelope) {
-            Ok(_) => {
-                self.answer(wire, qos, id, Reason::SUCCESS);
+            Ok(published) => {
+                // In QoS 2 the server tells it nobody (as mosquitto): the client may take it for a failure.
+                let unread = !published.read && qos == Qos::AtLeastOnce;
+                let reason = if unread { Reason::NO_MATCHING_SUBSCRIBERS } else { Reason::SUCCESS };
+                self.answer(wire, qos, id, reason);
                 Ok(())
             }
             Err(TryPublishError::Busy(envelope)) => {
@@ -112,11 +125,11 @@ impl Session {
             Qos::AtLeastOnce => AckKind::Puback,
             Qos::ExactlyOnce => AckKind::Pubrec,
         };
-        // In 3.1.1 a PUBREC is always followed by PUBREL; in MQTT 5 one that failed ends the exchange.
-        if kind == AckKind::Pubrec && (wire.version == Version::V311 || !reason.is_error()) {
+        // In MQTT 3 a PUBREC is always followed by PUBREL; in MQTT 5 one that failed ends the exchange.
+        if kind == AckKind::Pubrec && (wire.version != Version::V5 || !reason.is_error()) {
             self.received.insert(id);
         }
-        write_ack(&mut wire.output, wire.version, Ack { kind, id, reason });
+        write_ack(&mut wire.output, &wire.recipient, Ack { kind, id, reason });
     }
 
     fn check_publish(&self, publish: &IncomingPublish) -> Result<(), PacketError> {
@@ -134,22 +147,28 @@ impl Session {
         Ok(())
     }
 
-    fn acknowledged(&mut self, wire: &mut Wire, ack: Ack) {
+    fn acknowledged(&mut self, wire: &mut Wire, ack: Ack) -> Result<(), PacketError> {
         let Ack { kind, id, reason } = ack;
         let answer = if kind == AckKind::Pubrel {
-            let known = self.received.remove(&id);
-            Some((AckKind::Pubcomp, if known { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND }))
+            // One that is not known was released before and its PUBCOMP got lost: no failure to report.
+            self.received.remove(&id);
+            wire.repeated.remove(&id);
+            Some(AckKind::Pubcomp)
         } else {
             match (self.inflight.acknowledge(kind, id, reason.is_error()), kind) {
-                (Acked::Release, _) => Some((AckKind::Pubrel, Reason::SUCCESS)),
-                (Acked::Unknown, AckKind::Pubrec) => Some((AckKind::Pubrel, Reason::PACKET_ID_NOT_FOUND)),
+                (Acked::Release, _) => Some(AckKind::Pubrel),
+                (Acked::Unexpected, _) => {
+                    return Err(PacketError::protocol("not the acknowledgement that the packet identifier waits for"));
+                }
+                (Acked::Unknown, AckKind::Pubrec) if !reason.is_error() => Some(AckKind::Pubrel),
                 // An acknowledgement of something that was given up or acknowledged before harms nobody.
                 (Acked::Done | Acked::Unknown, _) => None,
             }
         };
-        if let Some((kind, reason)) = answer {
-            write_ack(&mut wire.output, wire.version, Ack { kind, id, reason });
+        if let Some(kind) = answer {
+            write_ack(&mut wire.output, &wire.recipient, Ack { kind, id, reason: Reason::SUCCESS });
         }
+        Ok(())
     }
 
     fn change_expiry(&self, wire: &mut Wire, seconds: Option<u32>) -> Result<(), PacketError> {
@@ -162,9 +181,20 @@ impl Session {
     }
 
     /// Subscribes, answers with SUBACK, and puts the retained messages behind it.
-    fn subscribe(&mut self, wire: &mut Wire, packet: Subscribe, now: Instant) -> Result<(), End> {
+    fn subscribe(&mut self, wire: &mut Wire, mut packet: Subscribe, now: Instant) -> Result<(), End> {
         if packet.entries.iter().any(|entry| entry.no_local && ShareFilter::parse(&entry.filter).is_some()) {
             return Err(PacketError::protocol("No Local for a shared subscription [MQTT-3.8.3-4]").into());
+        }
+        if packet.entries.iter().any(|entry| matches!(ShareFilter::parse(&entry.filter), Some(Err(ShareError)))) {
+            return Err(PacketError::protocol("a shared subscription without a name or a filter [MQTT-4.8.2-2]").into());
+        }
+        if packet.entries.iter().any(|entry| is_too_deep(&entry.filter)) {
+            return Err(PacketError::malformed(TOO_DEEP).into());
+        }
+        if wire.is_bridge {
+            for entry in &mut packet.entries {
+                (entry.no_local, entry.retain_as_published) = (true, true);
+            }
         }
         let checked: Vec<_> = packet.entries.iter().map(|entry| self.check_filter(entry)).collect();
         self.catch_up(wire, now);
@@ -187,7 +217,7 @@ impl Session {
                 }
             });
         }
-        write_suback(&mut wire.output, wire.version, packet.id, &codes);
+        write_suback(&mut wire.output, &wire.recipient, packet.id, &codes);
         Ok(())
     }
 
@@ -261,7 +291,7 @@ impl Session {
         };
         let codes: Vec<Reason> = packet.filters.iter().map(remove).collect();
         self.read_lanes(self.subscriptions.lanes());
-        write_unsuback(&mut wire.output, wire.version, packet.id, &codes);
+        write_unsuback(&mut wire.output, &wire.recipient, packet.id, &codes);
     }
 
     /// Matches what was published before a SUBSCRIBE against the subscriptions before it: a client that publishes and

@@ -10,6 +10,7 @@ use crate::broker::message::Message;
 use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, Version, write_ack};
 use crate::broker::share::Group;
 use crate::broker::subscriptions::Ids;
+use crate::log_limit::excerpt;
 use crate::qos::Qos;
 use crate::stats::DropReason;
 
@@ -127,12 +128,12 @@ impl Session {
                 None => return,
                 Some(Resend::Pubrel { id }) => {
                     let pubrel = Ack { kind: AckKind::Pubrel, id, reason: Reason::SUCCESS };
-                    write_ack(&mut wire.output, wire.version, pubrel);
+                    write_ack(&mut wire.output, &wire.recipient, pubrel);
                     continue;
                 }
                 Some(Resend::Publish { id, message, .. }) => {
                     let packet = encode(message, wire.version, id, true, now);
-                    if packet.size(wire.version) <= wire.maximum_packet_size {
+                    if packet.size(wire.version) <= wire.recipient.maximum_packet_size {
                         packet.write(wire.version, &mut wire.output);
                         self.tally.message_out(message.message.payload_bytes().len());
                         continue;
@@ -148,7 +149,7 @@ impl Session {
     /// Encodes one message for the client. With QoS 1 and 2 the window must have room.
     fn transmit(&mut self, wire: &mut Wire, outgoing: Outgoing, now: Instant) {
         if outgoing.is_expired(now) {
-            return self.dropped(DropReason::Expired, 1, now);
+            return self.leave_out(&outgoing, DropReason::Expired, now);
         }
         let topic = outgoing.message.topic();
         let mut packet = encode(&outgoing, wire.version, self.inflight.next_id(), false, now);
@@ -157,9 +158,9 @@ impl Session {
             packet.alias = Some(alias);
             packet.topic = if known { &[] } else { packet.topic };
         }
-        if packet.size(wire.version) > wire.maximum_packet_size {
+        if packet.size(wire.version) > wire.recipient.maximum_packet_size {
             // Treated as if it had been sent [MQTT-3.1.2-25].
-            return self.dropped(DropReason::TooLong, 1, now);
+            return self.leave_out(&outgoing, DropReason::TooLong, now);
         }
         packet.write(wire.version, &mut wire.output);
         if let Some((alias, false)) = alias {
@@ -173,6 +174,14 @@ impl Session {
         }
     }
 
+    /// Drops a message whose turn has come, with its packet identifier: as with mosquitto, which gives them out before.
+    fn leave_out(&mut self, outgoing: &Outgoing, reason: DropReason, now: Instant) {
+        if outgoing.qos > Qos::AtMostOnce {
+            self.inflight.skip_id();
+        }
+        self.dropped(reason, 1, now);
+    }
+
     /// Counts drops and logs them at most once a minute.
     pub(super) fn dropped(&mut self, reason: DropReason, n: u64, now: Instant) {
         if n == 0 {
@@ -180,7 +189,7 @@ impl Session {
         }
         self.shared.stats.dropped.add(reason, n);
         if let Some(messages) = self.drop_log.events(now, n) {
-            let client_id = &*self.client_id;
+            let client_id = excerpt(&self.client_id);
             tracing::warn!(client_id, reason = reason.as_str(), messages, "messages for this client were dropped");
         }
     }
@@ -198,7 +207,7 @@ fn encode(outgoing: &Outgoing, version: Version, id: u16, dup: bool, now: Instan
         properties: message.properties(),
         expiry: match version {
             Version::V5 => message.expires().map(|expires| remaining_seconds(expires, now)),
-            Version::V311 => None,
+            Version::V31 | Version::V311 => None,
         },
         subscription_ids: ids,
         alias: None,

@@ -1,24 +1,23 @@
 //! The connected side of a session: the socket, its buffers, and what lasts as long as the connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Attach;
 use super::liveness::Liveness;
 use crate::broker::admission::{SessionExpiry, TOPIC_ALIAS_MAXIMUM};
+use crate::broker::limits::Permits;
 use crate::broker::message::Envelope;
-use crate::broker::packet::{PacketError, Reason, Version, WillRequest};
+use crate::broker::packet::{PacketError, Reason, Recipient, Version, WillRequest};
 use crate::broker::stats::Counted;
+use crate::broker::stream::{Peer, Stream};
 
 /// Above it no more messages are encoded.
 const OUTPUT_ENOUGH: usize = 64 * 1024;
@@ -36,25 +35,28 @@ const LINGER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Wire {
     pub version: Version,
-    pub peer: SocketAddr,
+    pub peer: Peer,
     pub input: BytesMut,
     pub output: BytesMut,
     pub session_expiry: SessionExpiry,
     pub will: Option<WillRequest>,
-    /// Bytes of the largest packet the client takes.
-    pub maximum_packet_size: usize,
+    /// Whose answers these are.
+    pub recipient: Recipient,
+    /// Another broker's bridge; see [`Connect::is_bridge`](crate::broker::packet::Connect::is_bridge).
+    pub is_bridge: bool,
     /// A message the bus has no room for; nothing is read before it has.
     pub held: Option<Held>,
     pub aliases: Aliases,
+    /// QoS 2 messages, not released yet, that came a second time on this connection.
+    pub repeated: HashSet<u16>,
     pub liveness: Liveness,
-    stream: TcpStream,
+    stream: Stream,
+    /// The stream may hold what was written.
+    unflushed: bool,
     read_size: usize,
     permits: Permits,
     _connected: Counted,
 }
-
-/// The two limits a connection counts against until its socket is closed: the broker's and the listener's.
-pub type Permits = [OwnedSemaphorePermit; 2];
 
 /// A message that waits for the bus, and the acknowledgement it gets then.
 #[derive(Debug)]
@@ -91,7 +93,7 @@ impl Aliases {
         let index = usize::from(alias) - 1;
         if topic.is_empty() {
             let known = self.incoming.get(index).filter(|known| !known.is_empty());
-            return known.cloned().ok_or_else(|| invalid("a topic alias that was never set"));
+            return known.cloned().ok_or(PacketError::protocol("a topic alias that was never set"));
         }
         if self.incoming.len() <= index {
             self.incoming.resize(index + 1, Bytes::new());
@@ -123,7 +125,7 @@ impl Aliases {
 
 impl Wire {
     pub fn new(attach: Attach, connected: Counted, now: Instant) -> Wire {
-        let Attach { stream, peer, input, connect, terms, permits } = attach;
+        let Attach { stream, peer, input, connect, terms, permits, .. } = attach;
         let outgoing_maximum = connect.topic_alias_maximum.min(TOPIC_ALIAS_MAXIMUM);
         Wire {
             version: connect.version,
@@ -131,12 +133,15 @@ impl Wire {
             input,
             output: BytesMut::new(),
             session_expiry: terms.session_expiry,
+            recipient: connect.recipient(),
+            is_bridge: connect.is_bridge,
             will: connect.will,
-            maximum_packet_size: connect.maximum_packet_size,
             held: None,
             aliases: Aliases { outgoing_maximum, ..Aliases::default() },
+            repeated: HashSet::new(),
             liveness: Liveness::new(terms.silence, now),
             stream,
+            unflushed: false,
             read_size: LEAST_READ,
             permits,
             _connected: connected,
@@ -153,6 +158,11 @@ impl Wire {
         self.held.is_none() && self.output.len() < OUTPUT_FULL
     }
 
+    /// Whether all output has left for the kernel.
+    pub fn has_written(&self) -> bool {
+        self.output.is_empty() && !self.unflushed
+    }
+
     /// Writes what there is to write and, if packets may be handled, reads; returns at the first progress. Cancel safe.
     pub async fn io(&mut self, now: Instant) -> io::Result<Io> {
         let reads = self.takes_packets();
@@ -163,10 +173,15 @@ impl Wire {
         poll_fn(|cx| {
             if !self.output.is_empty() {
                 if let Poll::Ready(written) = self.poll_write(cx)? {
-                    self.liveness.wrote(now, !self.output.is_empty());
+                    self.liveness.wrote(now, !self.has_written());
                     return Poll::Ready(Ok(Io::Wrote(written)));
                 }
                 self.liveness.stalled(now);
+            } else if self.unflushed {
+                match self.poll_flush(cx)? {
+                    Poll::Ready(()) => self.liveness.wrote(now, false),
+                    Poll::Pending => self.liveness.stalled(now),
+                }
             }
             if !reads {
                 return Poll::Pending;
@@ -186,10 +201,17 @@ impl Wire {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.output.advance(written);
+        self.unflushed = self.stream.buffers();
         if self.output.is_empty() && self.output.capacity() > OUTPUT_FULL {
             self.output = BytesMut::new();
         }
         Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 
     /// Ends the connection; see [`close`].
@@ -204,7 +226,7 @@ impl Wire {
 
 /// Sends what is left, then waits for the client to close, so that a reset by unread input does not overtake the last
 /// packet. Bounded in time.
-pub async fn close(mut stream: TcpStream, output: BytesMut) {
+pub async fn close(mut stream: Stream, output: BytesMut) {
     let goodbye = async {
         stream.write_all(&output).await?;
         stream.shutdown().await?;

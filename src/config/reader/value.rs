@@ -186,7 +186,12 @@ impl<'a> Value<'a> {
             text if text.contains('\0') => Err(Fault::new("a path cannot contain the NUL character")),
             text => Ok(text.to_owned()),
         })?;
-        Some(self.context.sources[self.place().file].base.join(text))
+        Some(self.relative(&text))
+    }
+
+    /// A path of this value; a relative one begins at the directory of the file that names it.
+    pub(in crate::config) fn relative(&self, path: &str) -> PathBuf {
+        self.context.sources[self.place().file].base.join(path)
     }
 
     /// A secret: a string, `{ file = … }`, `{ credential = … }` or `{ env = … }`.

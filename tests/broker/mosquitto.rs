@@ -1,0 +1,214 @@
+//! Where MQTT leaves a choice, the broker does what mosquitto does: clients, and tests of clients, count on it.
+
+use std::time::Duration;
+
+use gatepost::config;
+use gatepost::qos::Qos;
+
+use crate::client::*;
+
+#[tokio::test]
+async fn without_settings_the_connack_is_the_same_byte_for_byte() {
+    let broker = broker().await;
+    let (_client, connack) = Client::connack(&broker, &Connect::v5("c")).await;
+    assert_eq!(connack.1, [0, 0, 6, 0x22, 0, 10, 0x21, 0, 20]);
+}
+
+#[tokio::test]
+async fn settings_stand_in_the_connack_in_the_same_order() {
+    let limits = config::Broker {
+        max_inflight: 1,
+        max_qos: Qos::AtLeastOnce,
+        retained: false,
+        max_keepalive: Some(Duration::from_secs(30)),
+        max_packet_size: 40,
+        ..settings()
+    };
+    let broker = start(limits).await;
+    let (_client, connack) = Client::connack(&broker, &Connect::v5("c")).await;
+    let expected = [0x13, 0, 30, 0x22, 0, 10, 0x25, 0, 0x27, 0, 0, 0, 40, 0x21, 0, 1, 0x24, 1];
+    assert_eq!(connack.1, [&[0, 0, 18][..], &expected].concat());
+}
+
+#[tokio::test]
+async fn an_assigned_client_id_is_a_uuid() {
+    let broker = broker().await;
+    let (_client, connack) = Client::connack(&broker, &Connect::v5("")).await;
+    let id = std::str::from_utf8(&connack.1[9..50]).unwrap();
+    let lengths: Vec<usize> = id.split('-').map(str::len).collect();
+    assert_eq!((lengths, &id[..5]), (vec![4, 8, 4, 4, 4, 12], "auto-"));
+    assert!(id[19..].starts_with('4') && "89ab".contains(&id[24..25]), "version and variant of {id}");
+}
+
+#[tokio::test]
+async fn a_broken_connect_is_closed_without_an_answer() {
+    let broker = broker().await;
+    let will = |topic| Some(Will { topic, payload: b"", qos: 0, retain: false, properties: vec![] });
+    let deep: &'static str = "/".repeat(201).leak();
+    for connect in [Connect::v3("c"), Connect::v5("c")] {
+        for topic in ["", "a/#", "$CONTROL/dynamic-security/v1", deep] {
+            let mut client = Client::open(broker.local_addrs()[0]).await;
+            client.send(&Connect { will: will(topic), ..connect.clone() }.bytes()).await;
+            assert_eq!(client.next().await, None, "{topic:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_will_that_is_not_to_be_had_is_not_authorized_in_mqtt_3() {
+    let broker = start(config::Broker { max_payload_size: 2, ..settings() }).await;
+    let will = Will { topic: "t", payload: b"big", qos: 0, retain: false, properties: vec![] };
+    let v3 = Connect { will: Some(will.clone()), ..Connect::v3("c") };
+    assert_eq!(Client::connack(&broker, &v3).await.1.1, [0, 5]);
+    let v5 = Connect { will: Some(will), ..Connect::v5("c") };
+    assert_eq!(Client::connack(&broker, &v5).await.1.1, [0, 0x95, 0]);
+}
+
+#[tokio::test]
+async fn a_client_that_cannot_take_the_connack_gets_nothing() {
+    let broker = broker().await;
+    for (limit, accepted) in [(10, false), (11, true)] {
+        let mut client = Client::open(broker.local_addrs()[0]).await;
+        client.send(&Connect { properties: vec![0x27, 0, 0, 0, limit], ..Connect::v5("c") }.bytes()).await;
+        assert_eq!(client.next().await.is_some(), accepted, "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn a_publisher_learns_that_nobody_subscribes() {
+    let broker = broker().await;
+    let mut v5 = Client::connect(&broker, &Connect::v5("5")).await;
+    for (flags, topic) in [(2, "a"), (3, "a/b"), (2, "$SYS/broker/connection/me/state")] {
+        v5.publish(flags, 7, topic, b"x").await;
+        assert_eq!(v5.recv().await, Packet(0x40, vec![0, 7, 0x10]), "{topic}");
+    }
+    let mut v3 = Client::connect(&broker, &Connect::v3("3")).await;
+    v3.publish(2, 7, "a", b"x").await;
+    assert_eq!(v3.recv().await, Packet(0x40, vec![0, 7]));
+    v3.subscribe(1, "a", 0).await;
+    v5.publish(2, 7, "a", b"x").await;
+    assert_eq!(v5.recv().await, Packet(0x40, vec![0, 7]));
+}
+
+#[tokio::test]
+async fn topics_of_the_broker_are_not_published_to() {
+    let broker = broker().await;
+    let mut client = Client::connect(&broker, &Connect::v5("c")).await;
+    for topic in ["$SYS/broker/uptime", "$SYS/broker/connection/me", "$SYS/broker/connection/a/b/state", "$share/g/t"] {
+        client.publish(2, 7, topic, b"x").await;
+        assert_eq!(client.recv().await, Packet(0x40, vec![0, 7, 0x87]), "{topic}");
+    }
+}
+
+#[tokio::test]
+async fn topics_have_at_most_201_levels() {
+    let broker = broker().await;
+    let (deep, deeper) = ("/".repeat(200), "/".repeat(201));
+    for connect in [Connect::v3("c"), Connect::v5("c")] {
+        let mut client = Client::connect(&broker, &connect).await;
+        assert_eq!(client.subscribe(1, &deep, 0).await, 0);
+        client.publish(0, 0, &deep, b"x").await;
+        assert_eq!(client.payload().await, b"x");
+        client.publish(0, 0, &deeper, b"x").await;
+        client.expect_end(0x81).await;
+
+        let mut client = Client::connect(&broker, &connect).await;
+        let properties: &[u8] = if connect.v5 { &[0] } else { &[] };
+        client.send(&packet(0x82, &[&[0, 1][..], properties, &string(&deeper), &[0]].concat())).await;
+        client.expect_end(0x81).await;
+    }
+}
+
+#[tokio::test]
+async fn a_qos_2_message_may_come_twice_on_one_connection() {
+    let broker = broker().await;
+    for connect in [Connect::v3("c").kept(), Connect::v5("c").kept()] {
+        let mut client = Client::connect(&broker, &connect).await;
+        for flags in [4, 12] {
+            client.publish(flags, 1, "t", b"x").await;
+            assert_eq!(client.recv().await, Packet(0x50, vec![0, 1]));
+        }
+        client.publish(12, 1, "t", b"x").await;
+        client.expect_end(0x82).await;
+        let mut client = Client::connect(&broker, &connect).await;
+        client.publish(12, 1, "t", b"x").await;
+        assert_eq!(client.recv().await, Packet(0x50, vec![0, 1]), "a new connection is a new chance");
+        client.ack(0x62, 1).await;
+        assert_eq!(client.recv().await.0, 0x70);
+    }
+}
+
+#[tokio::test]
+async fn the_wrong_acknowledgement_ends_the_connection() {
+    let broker = broker().await;
+    let mut publisher = Client::connect(&broker, &Connect::v3("publisher")).await;
+    for connect in [Connect::v3("c"), Connect::v5("c")] {
+        for (flags, wrong) in [(2, 0x50), (2, 0x70), (4, 0x40), (4, 0x70)] {
+            let mut client = Client::connect(&broker, &connect).await;
+            client.subscribe(1, "t", 2).await;
+            publisher.publish(flags, 9, "t", b"x").await;
+            publisher.recv().await;
+            let id = client.recv_publish().await.id;
+            client.ack(wrong, id).await;
+            client.expect_end(0x82).await;
+            if flags == 4 {
+                publisher.ack(0x62, 9).await;
+                publisher.recv().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_sent_uses_up_its_identifier() {
+    let broker = broker().await;
+    let small = Connect { properties: vec![0x27, 0, 0, 0, 30], ..Connect::v5("c") };
+    let mut client = Client::connect(&broker, &small).await;
+    client.subscribe(1, "t", 1).await;
+    let mut publisher = Client::connect(&broker, &Connect::v5("p")).await;
+    publisher.publish_acked("t", &[b'x'; 30]).await;
+    publisher.publish_acked("t", b"small").await;
+    assert_eq!(client.recv_publish().await.id, 2);
+
+    let mut kept = Client::connect(&broker, &Connect::v5("k").kept()).await;
+    kept.subscribe(1, "e", 1).await;
+    drop(kept);
+    publisher.publish_with(2, 1, "e", &[2, 0, 0, 0, 1], b"short-lived").await;
+    publisher.recv().await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    publisher.publish_acked("e", b"long-lived").await;
+    let mut kept = Client::connect(&broker, &Connect::v5("k").kept()).await;
+    let publish = kept.recv_publish().await;
+    assert_eq!((publish.id, &publish.payload[..]), (2, &b"long-lived"[..]));
+}
+
+/// [MQTT-3.1.2-6]: a session that was to end with its connection is not resumed by the client that takes over.
+#[tokio::test]
+async fn a_clean_session_is_not_taken_over() {
+    let broker = broker().await;
+    let mut watcher = Client::connect(&broker, &Connect::v3("watcher")).await;
+    watcher.subscribe(1, "will", 0).await;
+    for (first, second) in [(Connect::v3("c"), Connect::v3("c").kept()), (Connect::v5("c"), Connect::v5("c").kept())] {
+        let will = Will { topic: "will", payload: b"gone", qos: 0, retain: false, properties: vec![] };
+        let mut old = Client::connect(&broker, &Connect { will: Some(will), ..first }).await;
+        old.subscribe(1, "t", 0).await;
+        let (mut new, present) = Client::connect_as(&broker, &second).await;
+        assert!(!present);
+        assert_eq!(watcher.payload().await, b"gone");
+        new.publish(0, 0, "t", b"x").await;
+        new.ping().await;
+        new.disconnect().await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_comes_as_others_go_is_let_in() {
+    let broker = start(config::Broker { max_connections: 3, ..settings() }).await;
+    for _ in 0..5 {
+        let mut clients = Vec::new();
+        for id in ["1", "2", "3"] {
+            clients.push(Client::connect(&broker, &Connect::v5(id)).await);
+        }
+    }
+    assert_eq!(broker.stats().over_limit.get(), 0);
+}
