@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config;
 use crate::log_limit::LogLimit;
+use auth::{Auth, FileError};
 use bus::{Bus, BusError, BusSettings};
 use figures::Figures;
 use limits::Limits;
@@ -26,7 +27,9 @@ use stream::Peer;
 use sys::Sys;
 use tls::Tls;
 
+pub mod acl;
 mod admission;
+pub mod auth;
 pub mod bus;
 mod connection;
 pub mod figures;
@@ -96,6 +99,9 @@ pub enum StartError {
         /// Why.
         source: config::TlsError,
     },
+    /// `password_file` or `acl_file` cannot be used.
+    #[error(transparent)]
+    Access(#[from] FileError),
     /// The router did not start.
     #[error("cannot start the message router: {0}")]
     Bus(#[from] BusError),
@@ -115,6 +121,7 @@ impl StartError {
 #[derive(Debug)]
 struct Shared {
     settings: config::Broker,
+    auth: Auth,
     started: Instant,
     bus: Bus,
     stats: BrokerStats,
@@ -123,8 +130,8 @@ struct Shared {
     groups: Groups,
     /// Connections over all listeners, and from one address.
     limits: Limits,
-    /// Refused connections are logged once a minute for each reason code.
-    refusals: Mutex<HashMap<u8, LogLimit>>,
+    /// Refused connections are logged once a minute for each cause.
+    refusals: Mutex<HashMap<&'static str, LogLimit>>,
     /// The same for handshakes of TLS and WebSocket.
     failed_handshakes: Mutex<HashMap<&'static str, LogLimit>>,
     /// Owns listeners, connections, sessions and their last words, groups.
@@ -135,9 +142,12 @@ struct Shared {
 impl Broker {
     /// Starts the bus and binds every listener. Call it once in a process: the router's thread cannot be stopped.
     pub async fn start(settings: &config::Broker) -> Result<Broker, StartError> {
+        let files = auth_files(settings);
+        let auth = Auth::new(files.clone(), files.load()?);
         let listeners = listener::bind_all(&settings.listeners).await?;
         let bus = Bus::start(BusSettings { max_retained: settings.max_retained, direct_readers: DIRECT_READERS })?;
         let shared = Arc::new(Shared {
+            auth,
             started: Instant::now(),
             sys: Sys::new(bus.session_number(), Instant::now()),
             bus,
@@ -211,6 +221,19 @@ impl Broker {
         &self.shared.bus
     }
 
+    /// Reads `password_file`, `acl_file` and the certificates again, if there are any; what comes of it is logged. A
+    /// client whose user is gone, or has another password now, is disconnected; the others have their new rights at once.
+    pub async fn reload_files(&self) {
+        self.shared.auth.reload().await;
+        match self.reload_tls(&self.shared.settings.listeners) {
+            Ok(()) if self.entrances.iter().any(|entrance| entrance.tls.is_some()) => {
+                tracing::info!("certificates read again");
+            }
+            Ok(()) => {}
+            Err(error) => tracing::error!(%error, "the certificates stay as they are"),
+        }
+    }
+
     /// Resolves when the router has died: the process should end with exit code 70.
     pub async fn failed(&self) {
         self.shared.bus.failed().await;
@@ -234,6 +257,15 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.cancel();
     }
+}
+
+/// What is wrong with `password_file` and `acl_file`, as [`Broker::start`] would find. Blocks.
+pub fn access_errors(settings: &config::Broker) -> impl Iterator<Item = FileError> + use<> {
+    auth_files(settings).errors()
+}
+
+fn auth_files(settings: &config::Broker) -> auth::Files {
+    auth::Files { passwords: settings.password_file.clone(), acl: settings.acl_file.clone() }
 }
 
 /// See [`BusSettings::direct_readers`]: some microseconds of work.

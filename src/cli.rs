@@ -10,6 +10,7 @@ use crate::config::{self, Loaded};
 pub mod check;
 pub mod demo;
 pub mod exit;
+pub mod passwd;
 pub mod ports;
 pub mod pub_sub;
 pub mod route;
@@ -43,6 +44,7 @@ enum Command {
     Ports(ports::Args),
     Pub(pub_sub::PubArgs),
     Sub(pub_sub::SubArgs),
+    Passwd(passwd::Args),
     Route(route::Args),
 }
 
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Ports(args) => ports::run(args),
         Command::Pub(args) => pub_sub::run_pub(args),
         Command::Sub(args) => pub_sub::run_sub(args),
+        Command::Passwd(args) => passwd::run(args),
         Command::Route(args) => route::run(args),
     }
 }

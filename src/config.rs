@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+mod access;
 mod address;
 mod broker;
 mod certificates;

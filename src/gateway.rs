@@ -95,6 +95,15 @@ impl Gateway {
         self.broker.failed().await;
     }
 
+    /// Reads again what can change while the gateway runs: `password_file`, `acl_file` and certificates. A file that is
+    /// wrong changes nothing. What comes of it is logged.
+    pub async fn reload(&self) {
+        tracing::info!(
+            "reading password_file, acl_file and certificates again; the configuration itself is read at the next start"
+        );
+        self.broker.reload_files().await;
+    }
+
     /// Writes the counters of the broker and of every device to the log.
     pub fn log_stats(&self) {
         tracing::info!(stats = %serde_json::json!(self.broker.figures()), "broker stats");

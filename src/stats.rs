@@ -70,6 +70,8 @@ reasons! {
     BadTopic => "bad_topic",
     /// The broker would not take it (too large, stopping).
     Refused => "refused",
+    /// `acl_file` does not allow it.
+    Denied => "denied",
     /// A queue was full.
     QueueFull => "queue_full",
     /// A command came while the device was offline and `while_offline` is `drop`.

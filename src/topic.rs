@@ -79,16 +79,36 @@ impl TopicFilter {
 
     /// Whether `topic` matches. A leading wildcard does not match topics that begin with `$` [MQTT-4.7.2-1].
     pub fn matches(&self, topic: &str) -> bool {
-        if topic.starts_with('$') && self.0.starts_with(['+', '#']) {
+        let (filter, topic) = (self.0.as_bytes(), topic.as_bytes());
+        if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
             return false;
         }
-        let mut levels = topic.split('/');
+        // A valid filter has wildcards as whole levels only, so that bytes can be compared without looking for levels.
+        let mut at = 0;
+        for (index, wanted) in filter.iter().enumerate() {
+            match wanted {
+                b'#' => return true,
+                b'+' => at += topic[at..].iter().take_while(|byte| **byte != b'/').count(),
+                _ if topic.get(at) == Some(wanted) => at += 1,
+                // `a/#` matches `a` too.
+                _ => return at == topic.len() && filter[index..] == *b"/#",
+            }
+        }
+        at == topic.len()
+    }
+
+    /// Whether every topic that matches `other` matches this one too. (`+/#` is not known to cover `#`.)
+    pub fn covers(&self, other: &TopicFilter) -> bool {
+        if other.0.starts_with('$') && self.0.starts_with(['+', '#']) {
+            return false;
+        }
+        let mut levels = other.0.split('/');
         for wanted in self.0.split('/') {
             if wanted == "#" {
                 return true;
             }
             match levels.next() {
-                Some(level) if wanted == "+" || wanted == level => {}
+                Some(level) if wanted == level || (wanted == "+" && level != "#") => {}
                 _ => return false,
             }
         }
@@ -199,6 +219,28 @@ mod tests {
         ];
         for (f, t, expected) in table {
             assert_eq!(filter(f).matches(t), expected, "{f} against {t}");
+        }
+    }
+
+    #[test]
+    fn a_filter_covers_what_is_narrower() {
+        let table = [
+            ("#", "a/+/#", true),
+            ("#", "#", true),
+            ("a/#", "a", true),
+            ("a/#", "a/#", true),
+            ("a/+", "a/b", true),
+            ("a/+", "a/+", true),
+            ("a/+", "a/#", false),
+            ("a/b", "a/+", false),
+            ("+/b", "a/#", false),
+            ("a", "a/b", false),
+            ("a/b", "a", false),
+            ("#", "$SYS/a", false),
+            ("$SYS/#", "$SYS/+/b", true),
+        ];
+        for (wide, narrow, expected) in table {
+            assert_eq!(filter(wide).covers(&filter(narrow)), expected, "{wide} {narrow}");
         }
     }
 

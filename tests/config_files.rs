@@ -69,6 +69,9 @@ fn every_commented_example_is_right_or_marked_not_yet() {
     for (own, example) in [("localhost.pem", "server.pem"), ("localhost.key", "server.key"), ("ca.pem", "ca.pem")] {
         fs::copy(Path::new("tests/tls").join(own), directory.path().join(example)).unwrap();
     }
+    for file in ["passwd", "acl"] {
+        fs::write(directory.path().join(file), "").unwrap();
+    }
     let errors = config::parse(&text, "gatepost.toml", directory.path()).unwrap_err();
     let refused: Vec<&str> = errors.all().iter().map(|error| error.key.as_str()).collect();
     for error in errors.all() {

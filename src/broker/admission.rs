@@ -1,4 +1,4 @@
-//! Whether a CONNECT is accepted, and on what terms. Pure.
+//! Whether a CONNECT is accepted, whoever sends it, and on what terms. Pure.
 
 use std::time::Duration;
 
@@ -60,17 +60,10 @@ impl SessionExpiry {
 }
 
 /// Decides on `connect`. The error's text says which setting stood in the way.
-pub fn admit(connect: &Connect, settings: &config::Broker, allow_anonymous: bool) -> Result<Terms, PacketError> {
+pub fn admit(connect: &Connect, settings: &config::Broker) -> Result<Terms, PacketError> {
     let refuse = |reason, what| Err(PacketError { reason, what });
     if connect.has_authentication_method {
         return refuse(Reason::BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered");
-    }
-    if !allow_anonymous {
-        // Without a password file no user name can be proved.
-        return refuse(
-            Reason::NOT_AUTHORIZED,
-            "allow_anonymous is false and there are no users; hint: set allow_anonymous = true in [broker] or for the listener",
-        );
     }
     let (client_id, assigned) = client_id(connect, settings)?;
     if let Some(will) = &connect.will {
@@ -223,6 +216,8 @@ mod tests {
             max_retained: 10,
             persistence: false,
             sys_interval: None,
+            password_file: None,
+            acl_file: None,
             listeners: Vec::new(),
         }
     }
@@ -247,15 +242,15 @@ mod tests {
     }
 
     fn reason(connect: &Connect, settings: &config::Broker) -> u8 {
-        admit(connect, settings, true).map_or_else(|error| error.reason.0, |_| 0)
+        admit(connect, settings).map_or_else(|error| error.reason.0, |_| 0)
     }
 
     #[test]
     fn keep_alive_is_one_and_a_half_times() {
-        let terms = admit(&connect(Version::V311), &settings(), true).unwrap();
+        let terms = admit(&connect(Version::V311), &settings()).unwrap();
         assert_eq!(terms.silence, Some(Duration::from_secs(90)));
         let none = Connect { keep_alive: 0, ..connect(Version::V5) };
-        assert_eq!(admit(&none, &settings(), true).unwrap().silence, None);
+        assert_eq!(admit(&none, &settings()).unwrap().silence, None);
     }
 
     #[test]
@@ -263,7 +258,7 @@ mod tests {
         let settings = config::Broker { max_keepalive: Some(Duration::from_secs(30)), ..settings() };
         for (asked, told, silence) in [(20, None, 30), (30, None, 45), (31, Some(30), 45), (0, Some(30), 45)] {
             let v5 = Connect { keep_alive: asked, ..connect(Version::V5) };
-            let terms = admit(&v5, &settings, true).unwrap();
+            let terms = admit(&v5, &settings).unwrap();
             assert_eq!((terms.connack.server_keep_alive, terms.silence), (told, Some(Duration::from_secs(silence))));
             let v311 = Connect { keep_alive: asked, ..connect(Version::V311) };
             assert_eq!(reason(&v311, &settings), if told.is_some() { 0x85 } else { 0 });
@@ -274,7 +269,7 @@ mod tests {
     fn session_expiry_is_capped_and_told() {
         let terms = |seconds| {
             let connect = Connect { session_expiry: Some(seconds), ..connect(Version::V5) };
-            let terms = admit(&connect, &settings(), true).unwrap();
+            let terms = admit(&connect, &settings()).unwrap();
             (terms.session_expiry, terms.connack.session_expiry)
         };
         let after = |seconds| SessionExpiry::After(Duration::from_secs(seconds));
@@ -283,20 +278,20 @@ mod tests {
         assert_eq!(terms(1001), (after(1000), Some(1000)));
         assert_eq!(terms(u32::MAX), (after(1000), Some(1000)));
         assert_eq!(SessionExpiry::grant(u32::MAX, Duration::MAX), SessionExpiry::Never);
-        let v311 = admit(&connect(Version::V311), &settings(), true).unwrap();
+        let v311 = admit(&connect(Version::V311), &settings()).unwrap();
         assert_eq!((v311.session_expiry, v311.connack.session_expiry), (after(1000), None));
         let clean = Connect { clean_start: true, ..connect(Version::V311) };
-        assert!(admit(&clean, &settings(), true).unwrap().session_expiry.is_zero());
+        assert!(admit(&clean, &settings()).unwrap().session_expiry.is_zero());
     }
 
     #[test]
     fn client_identifiers() {
         let empty = |version, clean_start| Connect { client_id: String::new(), clean_start, ..connect(version) };
         assert_eq!(reason(&empty(Version::V311, false), &settings()), 0x85);
-        let terms = admit(&empty(Version::V311, true), &settings(), true).unwrap();
+        let terms = admit(&empty(Version::V311, true), &settings()).unwrap();
         assert!(!terms.client_id.is_empty());
         assert_eq!(reason(&empty(Version::V31, true), &settings()), 0x85);
-        let terms = admit(&empty(Version::V5, false), &settings(), true).unwrap();
+        let terms = admit(&empty(Version::V5, false), &settings()).unwrap();
         assert_eq!(terms.connack.assigned_client_id, Some(terms.client_id));
         let settings = config::Broker { allow_empty_client_id: false, ..settings() };
         assert_eq!(reason(&empty(Version::V5, true), &settings), 0x85);
@@ -304,9 +299,6 @@ mod tests {
 
     #[test]
     fn what_is_not_offered_is_refused() {
-        let anonymous = admit(&connect(Version::V5), &settings(), false).unwrap_err();
-        assert_eq!(anonymous.reason, Reason::NOT_AUTHORIZED);
-        assert!(anonymous.what.contains("allow_anonymous"));
         let method = Connect { has_authentication_method: true, ..connect(Version::V5) };
         assert_eq!(reason(&method, &settings()), 0x8C);
         let tiny = Connect { maximum_packet_size: 4, ..connect(Version::V5) };

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 
+use super::admission::Terms;
+use super::auth::{Credentials, Login};
 use super::limits::Permits;
 use super::listener::Entrance;
 use super::packet::{Connack, Connect, ConnectError, Frame, PacketError, Reason, Recipient};
@@ -72,24 +74,35 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
             // What is not a CONNECT is closed without an answer, which MQTT leaves open [MQTT-3.1.4-1] and mosquitto does.
             let answered = error.reason == Reason::UNSUPPORTED_PROTOCOL_VERSION;
             let recipient = version.filter(|_| answered).map(Recipient::of);
-            return refuse(&shared, stream, Refusal { peer: &peer, client_id: "", recipient, error }).await;
+            return refuse(&shared, stream, Refusal { peer: &peer, client_id: "", user: None, recipient, error }).await;
         }
     };
-    let terms = match admission::admit(&connect, &shared.settings, entrance.allow_anonymous || identity.is_some()) {
-        Ok(terms) => terms,
-        Err(error) => {
-            let recipient = Some(connect.recipient()).filter(|_| error.reason != Reason::PROTOCOL_ERROR);
-            return refuse(&shared, stream, Refusal { peer: &peer, client_id: &connect.client_id, recipient, error })
-                .await;
-        }
+    let shown = Credentials {
+        identity: identity.as_deref(),
+        username: connect.username.as_deref(),
+        password: connect.password.as_ref(),
+        allow_anonymous: entrance.allow_anonymous,
     };
-    let attach = Box::new(Attach { stream, peer, input, connect, identity, terms, permits });
+    let admitted = tokio::select! {
+        admitted = admit(&shared, &connect, shown) => admitted,
+        () = shared.stop.cancelled() => return,
+    };
+    let (terms, login) = match admitted {
+        Ok(admitted) => admitted,
+        Err(error) => return refuse(&shared, stream, Refusal::of(&connect, &peer, error)).await,
+    };
+    let attach = Box::new(Attach { stream, peer, input, connect, terms, login, permits });
     if let Err((reason, attach)) = shared.sessions.attach(&shared, attach) {
         let error = PacketError { reason, what: "the session cannot be had now" };
         let Attach { stream, peer, connect, .. } = *attach;
-        let recipient = Some(connect.recipient());
-        refuse(&shared, stream, Refusal { peer: &peer, client_id: &connect.client_id, recipient, error }).await;
+        refuse(&shared, stream, Refusal::of(&connect, &peer, error)).await;
     }
+}
+
+/// What is quickly seen comes first: to check a password takes time.
+async fn admit(shared: &Shared, connect: &Connect, shown: Credentials<'_>) -> Result<(Terms, Login), PacketError> {
+    let terms = admission::admit(connect, &shared.settings)?;
+    Ok((terms, shared.auth.login(shown).await?))
 }
 
 /// Why a connection ended before there was a packet.
@@ -207,17 +220,26 @@ async fn give_up(shared: &Shared, peer: &Peer, Closed { stream, why }: Closed) {
 struct Refusal<'a> {
     peer: &'a Peer,
     client_id: &'a str,
+    user: Option<&'a str>,
     /// Without one no answer can be given.
     recipient: Option<Recipient>,
     error: PacketError,
 }
 
+impl<'a> Refusal<'a> {
+    fn of(connect: &'a Connect, peer: &'a Peer, error: PacketError) -> Refusal<'a> {
+        let (client_id, user) = (connect.client_id.as_str(), connect.username.as_deref());
+        let recipient = Some(connect.recipient()).filter(|_| error.reason != Reason::PROTOCOL_ERROR);
+        Refusal { peer, client_id, user, recipient, error }
+    }
+}
+
 async fn refuse(shared: &Shared, stream: Stream, refusal: Refusal<'_>) {
-    let Refusal { peer, client_id, recipient, error } = refusal;
-    let client_id = excerpt(client_id);
+    let Refusal { peer, client_id, user, recipient, error } = refusal;
+    let (client_id, user) = (excerpt(client_id), user.map(excerpt));
     shared.stats.refused.increment();
-    if let Some(refused) = shared.refusals.lock().entry(error.reason.0).or_default().events(Instant::now(), 1) {
-        tracing::warn!(%peer, client_id, reason = %error, refused, "connection refused");
+    if let Some(refused) = shared.refusals.lock().entry(error.what).or_default().events(Instant::now(), 1) {
+        tracing::warn!(%peer, client_id, user, reason = %error, refused, "connection refused");
     }
     let mut output = BytesMut::new();
     if let Some(recipient) = recipient {

@@ -23,7 +23,7 @@ pub use connect::{Connect, ConnectError, WillRequest};
 pub use disconnect::{write_disconnect, write_pingresp};
 pub use publish::{IncomingPublish, OutgoingPublish};
 pub use recipient::Recipient;
-pub use subscribe::{Subscribe, SubscribeEntry, Unsubscribe, write_suback, write_unsuback};
+pub use subscribe::{Subscribe, SubscribeEntry, Unsubscribe, check_answer, write_suback, write_unsuback};
 
 /// The protocol a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

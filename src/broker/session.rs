@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::consume_budget;
 
 use super::Shared;
+use super::acl::Rights;
 use super::admission::{SessionExpiry, Terms};
+use super::auth::{Login, Rules};
 use super::bus::BusError;
 use super::inflight::Inflight;
 use super::lane::LaneSet;
@@ -36,6 +38,7 @@ use tally::Tally;
 use timer::Timer;
 use wire::{Io, Wire};
 
+mod access;
 mod incoming;
 mod liveness;
 mod outgoing;
@@ -60,10 +63,10 @@ pub struct Attach {
     pub input: BytesMut,
     /// CONNECT.
     pub connect: Connect,
-    /// The user that the client proved to be before CONNECT.
-    pub identity: Option<String>,
     /// What was agreed.
     pub terms: Terms,
+    /// Who the client is.
+    pub login: Login,
     /// What it counts against.
     pub permits: Permits,
 }
@@ -74,6 +77,12 @@ pub struct Session {
     shared: Arc<Shared>,
     client_id: Arc<str>,
     number: u64,
+    /// Who connected last.
+    login: Login,
+    /// What everybody may do.
+    rules: watch::Receiver<Arc<Rules>>,
+    /// What this client may do; `None`: everything.
+    rights: Option<Arc<Rights>>,
     subscriptions: Subscriptions,
     shares: Memberships,
     reader: Reader,
@@ -184,6 +193,9 @@ impl Session {
         Session {
             client_id,
             number: shared.bus.session_number(),
+            login: Login::default(),
+            rules: shared.auth.rules(),
+            rights: None,
             subscriptions: Subscriptions::new(),
             shares: Memberships::new(shared.clone(), limits),
             reader: shared.bus.reader(),
@@ -238,25 +250,25 @@ impl Session {
     /// Serves one connection to its end.
     async fn serve(
         &mut self,
-        connection: Box<Attach>,
+        mut connection: Box<Attach>,
         resumes: bool,
         attach: &mut mpsc::Receiver<Box<Attach>>,
     ) -> Aftermath {
         let now = Instant::now();
         let mut connack = connection.terms.connack.clone();
         connack.session_present = resumes;
+        self.login = std::mem::take(&mut connection.login);
         self.inflight.connect(self.shared.settings.max_inflight.min(connection.connect.receive_maximum));
         self.shares.set_connected(true);
         let clean_start = connection.connect.clean_start;
-        let user = connection.identity.clone();
         let mut wire = Wire::new(*connection, self.shared.stats.connected.count(), now);
         connack.write(&mut wire.output, wire.version);
         self.shared.stats.connections.increment();
         self.tally.connected();
         tracing::info!(
             client_id = excerpt(&self.client_id),
+            user = self.login.user(),
             peer = %wire.peer,
-            user,
             version = %wire.version,
             clean_start,
             session_present = resumes,
@@ -277,6 +289,8 @@ impl Session {
     ) -> Result<std::convert::Infallible, End> {
         let mut timer = Timer::default();
         let mut stop = None;
+        // Rules may have changed since the client was let in.
+        self.apply_rules()?;
         loop {
             // The bus alone can keep this loop busy for ever.
             consume_budget().await;
@@ -309,6 +323,7 @@ impl Session {
                 },
                 received = self.reader.recv(&mut self.inbox), if self.inbox.is_empty() => received?,
                 () = self.shares.arrived() => {}
+                _ = self.rules.changed(), if self.shared.auth.has_files() => self.apply_rules()?,
                 next = attach.recv(), if stop.is_none() => match next {
                     Some(next) => return Err(End::TakenOver(next)),
                     None => stop = Some(Instant::now() + LAST_WORDS),
@@ -399,6 +414,8 @@ impl Session {
                     return;
                 }
                 received = self.reader.recv(&mut self.inbox) => if received.is_err() { return },
+                // A kept session stays, whoever it belongs to.
+                _ = self.rules.changed(), if self.shared.auth.has_files() => drop(self.apply_rules()),
                 () = timer.wait(deadline) => {}
             }
         }
@@ -412,6 +429,12 @@ impl Session {
 
     /// Publishes in a task of its own: this one must go on reading the bus, or it might wait for itself.
     fn publish_will(&self, will: &WillRequest) {
+        if !self.may_write(&will.topic) {
+            self.shared.stats.dropped.count(DropReason::Denied);
+            let client_id = &*self.client_id;
+            tracing::warn!(client_id, topic = will.topic, "will not published: acl_file does not allow it");
+            return;
+        }
         let envelope = will::envelope(will, self.number, Instant::now());
         let bus = self.shared.bus.clone();
         let client_id = self.client_id.clone();

@@ -16,6 +16,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::acl::Rights;
 use super::lane::LaneSet;
 use super::message::Message;
 use super::pace::Pace;
@@ -58,6 +59,11 @@ impl ShareFilter {
             }
             _ => Err(ShareError),
         })
+    }
+
+    /// The filter behind the name.
+    pub fn filter(&self) -> &TopicFilter {
+        &self.filter
     }
 }
 
@@ -103,6 +109,8 @@ struct State {
 struct Member {
     mailbox: Arc<Mailbox<Outgoing>>,
     wish: Wish,
+    /// `None`: it may read everything.
+    rights: Option<Arc<Rights>>,
 }
 
 /// What [`State::choose`] found.
@@ -112,6 +120,8 @@ enum Choice {
     Member(usize, Readiness),
     /// There are only sessions without a connection, which do not keep QoS 0.
     Offline,
+    /// No member may read it.
+    Denied,
     /// There is no member.
     Nobody,
 }
@@ -165,8 +175,17 @@ impl Group {
     fn enter(&self, member: Member) {
         let mut state = self.state.lock();
         match state.members.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, &member.mailbox)) {
-            Some(known) => known.wish = member.wish,
+            Some(known) => *known = member,
             None => state.members.push(member),
+        }
+        self.changed.notify_one();
+    }
+
+    /// Changes what a member may read.
+    fn set_rights(&self, mailbox: &Arc<Mailbox<Outgoing>>, rights: &Option<Arc<Rights>>) {
+        let mut state = self.state.lock();
+        if let Some(member) = state.members.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, mailbox)) {
+            member.rights.clone_from(rights);
         }
         self.changed.notify_one();
     }
@@ -210,7 +229,7 @@ impl Group {
     /// Gives `message` to a member, unless all that are connected are full.
     fn offer(self: &Arc<Self>, stats: &BrokerStats, message: &Message) -> bool {
         let mut state = self.state.lock();
-        let choice = state.choose(message.qos());
+        let choice = state.choose(message.topic(), message.qos());
         let full = matches!(choice, Choice::Member(_, Readiness::Full));
         if !full {
             self.hand_over(&mut state, stats, message.clone(), choice);
@@ -221,7 +240,7 @@ impl Group {
     /// Gives `message` to a member, where the policy of its queue decides what goes if it is full.
     fn give(self: &Arc<Self>, stats: &BrokerStats, message: Message) {
         let mut state = self.state.lock();
-        let choice = state.choose(message.qos());
+        let choice = state.choose(message.topic(), message.qos());
         self.hand_over(&mut state, stats, message, choice);
     }
 
@@ -229,7 +248,7 @@ impl Group {
         let (reason, dropped) = match choice {
             Choice::Member(index, _) => {
                 state.next = index + 1;
-                let Member { mailbox, wish } = &state.members[index];
+                let Member { mailbox, wish, .. } = &state.members[index];
                 let size = message.size();
                 let outgoing = Outgoing {
                     qos: wish.qos.min(message.qos()),
@@ -241,6 +260,8 @@ impl Group {
                 (DropReason::QueueFull, mailbox.push(outgoing, size))
             }
             Choice::Offline => (DropReason::Offline, 1),
+            // As with a subscription of one client's own, that is no loss.
+            Choice::Denied => (DropReason::Denied, 0),
             Choice::Nobody => (DropReason::Stopped, 1),
         };
         stats.dropped.add(reason, dropped);
@@ -254,11 +275,15 @@ impl Group {
 
 impl State {
     /// The next one in turn that is free; if nobody is, the readiest, and of the equally ready who has least.
-    fn choose(&self, qos: Qos) -> Choice {
+    fn choose(&self, topic: &str, qos: Qos) -> Choice {
         let count = self.members.len();
-        let mut best = None;
+        let (mut best, mut denied) = (None, 0);
         for index in (self.next..count).chain(0..self.next.min(count)) {
-            let Member { mailbox, wish } = &self.members[index];
+            let Member { mailbox, wish, rights } = &self.members[index];
+            if rights.as_ref().is_some_and(|rights| !rights.may_read(topic)) {
+                denied += 1;
+                continue;
+            }
             let (readiness, load) = mailbox.readiness();
             if readiness == Readiness::Free {
                 return Choice::Member(index, readiness);
@@ -270,8 +295,9 @@ impl State {
         }
         match best {
             Some(((readiness, _), index)) => Choice::Member(index, readiness),
-            None if count > 0 => Choice::Offline,
-            None => Choice::Nobody,
+            None if count == 0 => Choice::Nobody,
+            None if denied == count => Choice::Denied,
+            None => Choice::Offline,
         }
     }
 }
@@ -285,6 +311,7 @@ impl fmt::Debug for Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::acl::Acl;
     use crate::broker::queue::QueueLimits;
     use crate::config::QueueFull;
 
@@ -294,7 +321,7 @@ mod tests {
             BrokerStats::default().queued.part(),
         );
         mailbox.set_connected(connected);
-        Member { mailbox: Arc::new(mailbox), wish: Wish { qos, retain_as_published: false, id: None } }
+        Member { mailbox: Arc::new(mailbox), wish: Wish { qos, retain_as_published: false, id: None }, rights: None }
     }
 
     #[test]
@@ -312,14 +339,25 @@ mod tests {
     #[test]
     fn who_is_offline_gets_only_what_nobody_else_can_take() {
         let mut state = State::default();
-        assert_eq!(state.choose(Qos::AtLeastOnce), Choice::Nobody);
+        assert_eq!(state.choose("t", Qos::AtLeastOnce), Choice::Nobody);
         state.members.push(member(Qos::AtMostOnce, false));
-        assert_eq!(state.choose(Qos::AtLeastOnce), Choice::Offline);
+        assert_eq!(state.choose("t", Qos::AtLeastOnce), Choice::Offline);
         state.members.push(member(Qos::AtLeastOnce, false));
-        assert_eq!(state.choose(Qos::AtMostOnce), Choice::Offline);
-        assert_eq!(state.choose(Qos::AtLeastOnce), Choice::Member(1, Readiness::Offline));
+        assert_eq!(state.choose("t", Qos::AtMostOnce), Choice::Offline);
+        assert_eq!(state.choose("t", Qos::AtLeastOnce), Choice::Member(1, Readiness::Offline));
         state.members.push(member(Qos::AtMostOnce, true));
-        assert_eq!(state.choose(Qos::AtLeastOnce), Choice::Member(2, Readiness::Free));
+        assert_eq!(state.choose("t", Qos::AtLeastOnce), Choice::Member(2, Readiness::Free));
+    }
+
+    #[test]
+    fn who_may_not_read_a_topic_is_passed_over() {
+        let rights = |text| Some(Arc::new(Acl::parse(text).unwrap().rights("c", None)));
+        let mut state = State::default();
+        state.members.push(Member { rights: rights("topic read a/#"), ..member(Qos::AtLeastOnce, true) });
+        state.members.push(Member { rights: rights("topic read b/#"), ..member(Qos::AtLeastOnce, true) });
+        assert_eq!(state.choose("b/x", Qos::AtLeastOnce), Choice::Member(1, Readiness::Free));
+        assert_eq!(state.choose("a/x", Qos::AtLeastOnce), Choice::Member(0, Readiness::Free));
+        assert_eq!(state.choose("c/x", Qos::AtLeastOnce), Choice::Denied);
     }
 
     #[test]
@@ -329,7 +367,7 @@ mod tests {
         members.iter().for_each(|member| group.enter(member.clone()));
         let turn = || {
             let mut state = group.state.lock();
-            let Choice::Member(index, Readiness::Free) = state.choose(Qos::AtMostOnce) else { panic!() };
+            let Choice::Member(index, Readiness::Free) = state.choose("t", Qos::AtMostOnce) else { panic!() };
             state.next = index + 1;
             members.iter().position(|member| Arc::ptr_eq(&member.mailbox, &state.members[index].mailbox))
         };

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::exit;
+use crate::broker;
 use crate::config::{self, Loaded};
 
 /// Check a configuration: nothing is opened, nothing is started.
@@ -29,6 +31,11 @@ pub fn run(args: Args) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    let mut errors = broker::access_errors(&loaded.config.broker).peekable();
+    if errors.peek().is_some() {
+        errors.for_each(|error| eprintln!("error: {error}"));
+        return ExitCode::from(exit::CONFIG);
+    }
     let summary = summary(&loaded);
     let text = if args.print { format!("# {summary}\n{}", loaded.config.to_toml()) } else { format!("{summary}\n") };
     // Whoever closes the pipe early has read enough.

@@ -19,7 +19,8 @@ Examples:
   gatepost run -c gatepost.toml
   GATEPOST_LOG=debug gatepost run -c gatepost.toml
 
-Signals: SIGTERM and SIGINT stop it in order, SIGUSR1 writes the counters to the log.
+Signals: SIGTERM and SIGINT stop it in order, SIGHUP makes it read password_file and acl_file again, SIGUSR1 writes the
+counters to the log.
 Exit codes: 0 stopped, 70 internal failure, 71 a listener cannot bind, 78 the configuration is wrong.")]
 pub struct Args {
     /// The configuration file [default: /etc/gatepost/gatepost.toml if it exists]
@@ -61,7 +62,7 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
     let mut signals = Signals::new().context("signals could not be taken over")?;
     let gateway = match Gateway::start(config).await {
         Ok(gateway) => gateway,
-        Err(error @ StartError::Topic(_)) => {
+        Err(error @ (StartError::Topic(_) | StartError::Broker(broker::StartError::Access(_)))) => {
             tracing::error!("{error}");
             return Ok(exit::CONFIG);
         }
@@ -79,7 +80,7 @@ async fn serve(config: Config) -> anyhow::Result<u8> {
         tokio::select! {
             request = signals.next() => match request {
                 Request::Stop => break,
-                Request::Reload => tracing::warn!("reload is not supported in this version. hint: restart the gateway"),
+                Request::Reload => gateway.reload().await,
                 Request::LogStats => gateway.log_stats(),
             },
             () = gateway.failed() => {

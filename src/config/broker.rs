@@ -1,14 +1,15 @@
 //! `[broker]` and its listeners.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::access;
 use super::address;
 use super::error::Fault;
 use super::reader::Table;
 use super::reader::Value;
 use super::source::Place;
-use super::tls::{Identity, ServerTls};
+use super::tls::ServerTls;
 use crate::qos::Qos;
 
 /// `[broker]`
@@ -46,6 +47,10 @@ pub struct Broker {
     pub persistence: bool,
     /// Interval of `$SYS`; `None`: off.
     pub sys_interval: Option<Duration>,
+    /// `user:hash` lines; readable when it was looked for.
+    pub password_file: Option<PathBuf>,
+    /// Who may do what, in mosquitto's format; readable when it was looked for. `None`: everybody everything.
+    pub acl_file: Option<PathBuf>,
     /// Network listeners; defaults filled in.
     pub listeners: Vec<Listener>,
 }
@@ -161,15 +166,15 @@ impl Broker {
                     v.optional_duration(Duration::from_millis(100)..=MAX_EXPIRY)
                 })
                 .flatten(),
+            password_file: table.get("password_file").and_then(|v| access::password_file(&v)),
+            acl_file: None,
             listeners: Vec::new(),
         };
+        let acl_file = table.get("acl_file");
+        broker.acl_file = acl_file.as_ref().and_then(access::file);
         let places = broker.read_listeners(&mut table);
-        for key in ["password_file", "acl_file"] {
-            if let Some(value) = table.get(key) {
-                if value.path().is_some() {
-                    value.refuse();
-                }
-            }
+        if let Some(acl_file) = acl_file.filter(|_| broker.password_file.is_none()) {
+            access::warn_of_claims(&acl_file, &broker.listeners);
         }
         table.finish();
         (broker, places)
@@ -214,9 +219,7 @@ impl Broker {
         if tls.is_some() && checked.is_none() {
             return None;
         }
-        if !address::is_local(&address) {
-            warn_of_access(&value, allow_anonymous, checked.as_ref());
-        }
+        access::warn_of_listener(&value, self, allow_anonymous, address::is_local(&address), checked.as_ref());
         let max_connections = max_connections.unwrap_or(self.max_connections);
         let listener = Listener { address, tls: checked, websocket, allow_anonymous, max_connections, optional: false };
         Some((listener, value.place()))
@@ -257,26 +260,4 @@ fn persistence(table: &mut Table<'_>) -> bool {
         value.refuse();
     }
     on
-}
-
-/// A listener that other machines reach lets in everybody or, without certificates, nobody.
-fn warn_of_access(address: &Value<'_>, allow_anonymous: bool, tls: Option<&ServerTls>) {
-    let asks_for_certificates = tls.is_some_and(|tls| tls.client_ca.is_some());
-    let names_users = tls.is_some_and(|tls| tls.identity == Some(Identity::CommonName));
-    let report = match (allow_anonymous, asks_for_certificates) {
-        (true, true) => return,
-        (false, _) if names_users => return,
-        (true, false) => address
-            .error("everybody who reaches this address may publish and subscribe")
-            .hint("listen on 127.0.0.1, or let a firewall decide who reaches it"),
-        (false, true) => address
-            .error("no client can log in here: their certificates give no user name, and there is no password file")
-            .hint(
-                "identity = \"cn\" in `tls` makes the common name the user name; allow_anonymous = true asks for none",
-            ),
-        (false, false) => address
-            .error("no client can log in here: anonymous ones are refused, and there is no password file")
-            .hint("allow_anonymous = true lets everybody in who reaches this address"),
-    };
-    address.context.push(report.warning());
 }

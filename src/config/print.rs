@@ -83,6 +83,11 @@ fn broker(out: &mut Printer, broker: &Broker) {
         out.key("persistence", false);
     }
     out.key("sys_interval", optional(broker.sys_interval));
+    for (key, file) in [("password_file", &broker.password_file), ("acl_file", &broker.acl_file)] {
+        if let Some(file) = file {
+            out.key(key, path(file));
+        }
+    }
     if broker.listeners.is_empty() {
         out.key("listener", "[]");
     }

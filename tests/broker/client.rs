@@ -34,6 +34,8 @@ pub fn settings() -> config::Broker {
         max_retained: 100_000,
         persistence: false,
         sys_interval: None,
+        password_file: None,
+        acl_file: None,
         listeners: vec![listener("127.0.0.1:0")],
     }
 }
@@ -107,6 +109,8 @@ pub struct Connect {
     /// Encoded, without their length.
     pub properties: Vec<u8>,
     pub will: Option<Will>,
+    pub username: Option<&'static str>,
+    pub password: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,11 +124,24 @@ pub struct Will {
 
 impl Connect {
     pub fn v3(id: &'static str) -> Connect {
-        Connect { v5: false, id, clean: true, keep_alive: 0, properties: Vec::new(), will: None }
+        Connect {
+            v5: false,
+            id,
+            clean: true,
+            keep_alive: 0,
+            properties: Vec::new(),
+            will: None,
+            username: None,
+            password: None,
+        }
     }
 
     pub fn v5(id: &'static str) -> Connect {
         Connect { v5: true, ..Connect::v3(id) }
+    }
+
+    pub fn user(self, username: &'static str, password: &'static str) -> Connect {
+        Connect { username: Some(username), password: Some(password), ..self }
     }
 
     pub fn kept(self) -> Connect {
@@ -135,7 +152,10 @@ impl Connect {
     pub fn bytes(&self) -> Vec<u8> {
         let will = self.will.as_ref();
         let will_flags = will.map_or(0, |will| 4 | (will.qos << 3) | if will.retain { 0x20 } else { 0 });
-        let mut body = [string("MQTT"), vec![if self.v5 { 5 } else { 4 }, (u8::from(self.clean) << 1) | will_flags]];
+        let login_flags =
+            if self.username.is_some() { 0x80 } else { 0 } | if self.password.is_some() { 0x40 } else { 0 };
+        let flags = (u8::from(self.clean) << 1) | will_flags | login_flags;
+        let mut body = [string("MQTT"), vec![if self.v5 { 5 } else { 4 }, flags]];
         let [name, rest] = &mut body;
         rest.extend(self.keep_alive.to_be_bytes());
         let block = |properties: &[u8]| {
@@ -148,6 +168,9 @@ impl Connect {
             rest.extend(string(will.topic));
             rest.extend((will.payload.len() as u16).to_be_bytes());
             rest.extend(will.payload);
+        }
+        for text in self.username.iter().chain(&self.password) {
+            rest.extend(string(text));
         }
         packet(0x10, &[&name[..], rest].concat())
     }

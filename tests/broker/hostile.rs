@@ -16,7 +16,7 @@ async fn broken_packets_end_the_connection_with_the_right_reason() {
         ("QoS 3", packet(0x36, b"\0\x01a\0\x01\0"), 0x81),
         ("packet id 0", packet(0x32, b"\0\x01a\0\0\0"), 0x82),
         ("reserved flags", packet(0x80, b"\0\x01\0\0\x01a\0"), 0x81),
-        ("no filters", packet(0x82, b"\0\x01\0"), 0x82),
+        ("no filters", packet(0x82, b"\0\x01\0"), 0x81),
         ("remaining length of five bytes", vec![0x30, 0x80, 0x80, 0x80, 0x80, 1], 0x81),
         ("larger than max_packet_size", vec![0x30, 0x80, 0x80, 0x80, 0x01], 0x95),
         ("a server's packet", packet(0xD0, b""), 0x82),

@@ -1,5 +1,6 @@
 //! The broker through real sockets: raw packets, and rumqttc in both versions.
 
+mod auth;
 mod client;
 mod connect;
 mod delivery;

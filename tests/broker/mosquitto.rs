@@ -65,12 +65,48 @@ async fn a_will_that_is_not_to_be_had_is_not_authorized_in_mqtt_3() {
 }
 
 #[tokio::test]
-async fn a_client_that_cannot_take_the_connack_gets_nothing() {
+async fn a_client_that_cannot_take_the_connack_is_refused() {
     let broker = broker().await;
-    for (limit, accepted) in [(10, false), (11, true)] {
+    for (limit, code) in [(4, None), (5, Some(0x95)), (10, Some(0x95)), (11, Some(0))] {
         let mut client = Client::open(broker.local_addrs()[0]).await;
         client.send(&Connect { properties: vec![0x27, 0, 0, 0, limit], ..Connect::v5("c") }.bytes()).await;
-        assert_eq!(client.next().await.is_some(), accepted, "{limit}");
+        assert_eq!(client.next().await.map(|connack| connack.1[1]), code, "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn no_filter_ends_the_connection() {
+    let broker = broker().await;
+    for filter in ["a#", "a/#/b", "+a", ""] {
+        for connect in [Connect::v3("c"), Connect::v5("c")] {
+            let properties: &[u8] = if connect.v5 { &[0] } else { &[] };
+            for (first, options) in [(0x82, &[0][..]), (0xA2, &[])] {
+                let mut client = Client::connect(&broker, &connect).await;
+                client.send(&packet(first, &[&[0, 1], properties, &string(filter), options].concat())).await;
+                client.expect_end(0x81).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn broken_packets_have_the_same_codes() {
+    let broker = broker().await;
+    let table: [(&str, u8, &[u8], u8); 9] = [
+        ("another packet's property in PUBLISH", 0x30, b"\0\x01t\x02\x24\x01", 0x82),
+        ("another packet's property in PUBACK", 0x40, b"\0\x01\0\x02\x24\x01", 0x82),
+        ("another packet's property in SUBSCRIBE", 0x82, b"\0\x01\x02\x24\x01\0\x01t\0", 0x81),
+        ("another packet's property in UNSUBSCRIBE", 0xA2, b"\0\x01\x02\x24\x01\0\x01t", 0x81),
+        ("subscription identifier 0", 0x82, b"\0\x01\x02\x0B\0\0\x01t\0", 0x81),
+        ("SUBSCRIBE with packet identifier 0", 0x82, b"\0\0\0\0\x01t\0", 0x81),
+        ("PUBREL with packet identifier 0", 0x62, b"\0\0", 0x82),
+        ("PUBLISH without topic or alias", 0x30, b"\0\0\0", 0x81),
+        ("flags in SUBACK", 0x91, b"\0\x01\0\0", 0x81),
+    ];
+    for (name, first, body, code) in table {
+        let mut client = Client::connect(&broker, &Connect::v5("c")).await;
+        client.send(&packet(first, body)).await;
+        assert_eq!(client.next().await, Some(Packet(0xE0, vec![code])), "{name}");
     }
 }
 

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod access;
 mod commands;
 mod endurance;
 mod lifecycle;

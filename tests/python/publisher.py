@@ -1,6 +1,6 @@
 """Publishes as the paho-mqtt tutorials do, one message for each PAYLOAD.
 
-usage: publisher.py PORT TOPIC [--qos N] [--retain] [--v5] PAYLOAD...
+usage: publisher.py PORT TOPIC [--qos N] [--retain] [--v5] [--user NAME PASSWORD] PAYLOAD...
 """
 
 import argparse
@@ -16,6 +16,7 @@ parser.add_argument("payload", nargs="+")
 parser.add_argument("--qos", type=int, default=0)
 parser.add_argument("--retain", action="store_true")
 parser.add_argument("--v5", action="store_true")
+parser.add_argument("--user", nargs=2)
 args = parser.parse_args()
 
 properties = None
@@ -27,6 +28,8 @@ if args.v5:
     properties.UserProperty = [("room", "office"), ("room", "hall")]
 
 client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5 if args.v5 else mqtt.MQTTv311)
+if args.user:
+    client.username_pw_set(*args.user)
 client.connect("127.0.0.1", args.port)
 client.loop_start()
 for payload in args.payload:

@@ -1,6 +1,6 @@
 """Subscribes as the paho-mqtt tutorials do, and prints each message as a line of JSON.
 
-usage: subscriber.py PORT TOPIC [--qos N] [--keep CLIENT_ID] [--v5] [--count N]
+usage: subscriber.py PORT TOPIC [--qos N] [--keep CLIENT_ID] [--v5] [--user NAME PASSWORD] [--count N]
 """
 
 import argparse
@@ -17,6 +17,7 @@ parser.add_argument("--qos", type=int, default=1)
 parser.add_argument("--keep", metavar="CLIENT_ID")
 parser.add_argument("--v5", action="store_true")
 parser.add_argument("--count", type=int, default=0)
+parser.add_argument("--user", nargs=2)
 args = parser.parse_args()
 received = 0
 
@@ -49,6 +50,8 @@ elif args.keep:
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=args.keep, clean_session=False)
 else:
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+if args.user:
+    client.username_pw_set(*args.user)
 client.on_connect = on_connect
 client.on_subscribe = on_subscribe
 client.on_message = on_message

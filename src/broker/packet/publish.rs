@@ -1,6 +1,6 @@
 //! PUBLISH, both ways.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::property::{self, Holders, Property, Value, id, put_four, put_two, put_variable, variable_size};
 use super::read::{Reader, check_topic_name};
@@ -32,7 +32,7 @@ pub struct IncomingPublish {
 }
 
 impl IncomingPublish {
-    pub(super) fn parse(version: Version, flags: u8, body: Bytes) -> Result<IncomingPublish, PacketError> {
+    pub(super) fn parse(version: Version, flags: u8, mut body: Bytes) -> Result<IncomingPublish, PacketError> {
         let qos = Qos::from_u8((flags >> 1) & 3).ok_or(PacketError::malformed("QoS 3 [MQTT-3.3.1-4]"))?;
         let dup = flags & 8 != 0;
         if dup && qos == Qos::AtMostOnce {
@@ -48,17 +48,13 @@ impl IncomingPublish {
         if !(topic.is_empty() && properties.alias.is_some()) {
             check_topic_name(topic)?;
         }
-        Ok(IncomingPublish {
-            dup,
-            qos,
-            retain: flags & 1 != 0,
-            id,
-            topic: body.slice_ref(topic),
-            payload: body.slice_ref(reader.rest()),
-            properties: properties.forwarded(&body),
-            expiry: properties.expiry,
-            alias: properties.alias,
-        })
+        let (topic, forwarded) = (body.slice_ref(topic), properties.forwarded(&body));
+        let MessageProperties { expiry, alias, .. } = properties;
+        // The handle on the body goes on as the payload: one reference less to count.
+        let before = body.len() - reader.rest().len();
+        body.advance(before);
+        let retain = flags & 1 != 0;
+        Ok(IncomingPublish { dup, qos, retain, id, topic, payload: body, properties: forwarded, expiry, alias })
     }
 }
 

@@ -114,6 +114,16 @@ fn filter(reader: &mut Reader<'_>) -> Result<String, PacketError> {
     }
 }
 
+/// Whether a SUBACK or UNSUBACK for so many filters is no larger than the client takes [MQTT-3.1.2-24].
+pub fn check_answer(recipient: &Recipient, filters: usize) -> Result<(), PacketError> {
+    // Type, two lengths of up to four bytes, packet identifier; a little more than MQTT 3 needs.
+    if recipient.maximum_packet_size < 8 + filters {
+        let what = "more filters than an answer within the client's maximum packet size has room for";
+        return Err(PacketError { reason: Reason::PACKET_TOO_LARGE, what });
+    }
+    Ok(())
+}
+
 /// Appends a SUBACK with one code for each filter, in order [MQTT-3.8.4-6]. 3.1.1 knows one failure, 3.1 none: its client
 /// is told QoS 0.
 pub fn write_suback(out: &mut BytesMut, recipient: &Recipient, id: u16, codes: &[Reason]) {
@@ -201,6 +211,20 @@ mod tests {
         assert_eq!(answer(write_unsuback, &v311), [0xB0, 2, 0, 9]);
         assert_eq!(answer(write_unsuback, &v5), [0xB0, 5, 0, 9, 0, 1, 0x8F]);
         assert_eq!(answer(write_suback, &curious), b"\x90\x1C\0\x09\x17\x1F\0\x14topic filter invalid\x01\x8F");
+    }
+
+    #[test]
+    fn answers_are_no_larger_than_the_client_takes() {
+        for filters in [1, 120, 16_380] {
+            let size = |recipient: &Recipient| {
+                let mut out = BytesMut::new();
+                write_suback(&mut out, recipient, 9, &vec![Reason(0); filters]);
+                out.len()
+            };
+            let v5 = Recipient::of(Version::V5);
+            assert!(check_answer(&v5, filters).is_ok());
+            assert!(check_answer(&Recipient { maximum_packet_size: size(&v5) - 1, ..v5 }, filters).is_err());
+        }
     }
 
     prop_compose! {

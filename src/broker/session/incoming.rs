@@ -12,7 +12,7 @@ use crate::broker::lane::LaneSet;
 use crate::broker::message::{Draft, Envelope};
 use crate::broker::packet::{
     Ack, AckKind, Frame, IncomingPublish, Packet, PacketError, Reason, Subscribe, SubscribeEntry, Unsubscribe, Version,
-    write_ack, write_pingresp, write_suback, write_unsuback,
+    check_answer, write_ack, write_pingresp, write_suback, write_unsuback,
 };
 use crate::broker::share::{ShareError, ShareFilter, TooManyGroups, Wish};
 use crate::broker::subscriptions::{RetainHandling, Subscription, SubscriptionOptions};
@@ -24,6 +24,32 @@ use crate::topic::TopicFilter;
 enum Wanted {
     Own(TopicFilter),
     Shared(ShareFilter),
+}
+
+impl Wanted {
+    /// What is no filter breaks the protocol: the codes of SUBACK and UNSUBACK are for filters that are well-formed
+    /// (MQTT 5.0, sections 3.9.3 and 3.11.3), and mosquitto closes too.
+    fn parse(text: &str) -> Result<Wanted, PacketError> {
+        if is_too_deep(text) {
+            return Err(PacketError::malformed(TOO_DEEP));
+        }
+        match ShareFilter::parse(text) {
+            Some(Ok(share)) => Ok(Wanted::Shared(share)),
+            Some(Err(ShareError)) => {
+                Err(PacketError::protocol("a shared subscription without a name or a filter [MQTT-4.8.2-1, -2]"))
+            }
+            None => TopicFilter::new(text)
+                .map(Wanted::Own)
+                .map_err(|_| PacketError::malformed("no topic filter [MQTT-4.7.1]")),
+        }
+    }
+
+    fn filter(&self) -> &TopicFilter {
+        match self {
+            Wanted::Own(filter) => filter,
+            Wanted::Shared(share) => share.filter(),
+        }
+    }
 }
 
 const TOO_DEEP: &str = "a topic of more than 201 levels";
@@ -45,7 +71,7 @@ impl Session {
                 Packet::Publish(publish) => self.publish(wire, publish, now)?,
                 Packet::Ack(ack) => self.acknowledged(wire, ack)?,
                 Packet::Subscribe(packet) => self.subscribe(wire, packet, now)?,
-                Packet::Unsubscribe(packet) => self.unsubscribe(wire, packet),
+                Packet::Unsubscribe(packet) => self.unsubscribe(wire, packet)?,
                 Packet::Pingreq => write_pingresp(&mut wire.output),
                 Packet::Disconnect { reason, session_expiry } => {
                     self.change_expiry(wire, session_expiry)?;
@@ -85,6 +111,11 @@ impl Session {
         }
         if is_reserved(topic) {
             self.dropped(DropReason::Refused, 1, now);
+            self.answer(wire, publish.qos, publish.id, Reason::NOT_AUTHORIZED);
+            return Ok(());
+        }
+        if !self.may_write(topic) {
+            self.dropped(DropReason::Denied, 1, now);
             self.answer(wire, publish.qos, publish.id, Reason::NOT_AUTHORIZED);
             return Ok(());
         }
@@ -182,36 +213,35 @@ impl Session {
 
     /// Subscribes, answers with SUBACK, and puts the retained messages behind it.
     fn subscribe(&mut self, wire: &mut Wire, mut packet: Subscribe, now: Instant) -> Result<(), End> {
+        check_answer(&wire.recipient, packet.entries.len())?;
         if packet.entries.iter().any(|entry| entry.no_local && ShareFilter::parse(&entry.filter).is_some()) {
             return Err(PacketError::protocol("No Local for a shared subscription [MQTT-3.8.3-4]").into());
         }
-        if packet.entries.iter().any(|entry| matches!(ShareFilter::parse(&entry.filter), Some(Err(ShareError)))) {
-            return Err(PacketError::protocol("a shared subscription without a name or a filter [MQTT-4.8.2-2]").into());
-        }
-        if packet.entries.iter().any(|entry| is_too_deep(&entry.filter)) {
-            return Err(PacketError::malformed(TOO_DEEP).into());
-        }
+        let wanted = packet.entries.iter().map(|entry| Wanted::parse(&entry.filter));
+        let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
         if wire.is_bridge {
             for entry in &mut packet.entries {
                 (entry.no_local, entry.retain_as_published) = (true, true);
             }
         }
-        let checked: Vec<_> = packet.entries.iter().map(|entry| self.check_filter(entry)).collect();
         self.catch_up(wire, now);
-        let wanted = checked.iter().flatten().fold(self.lanes, |lanes, wanted| match wanted {
-            Wanted::Own(filter) => lanes.union(LaneSet::of(filter)),
-            Wanted::Shared(_) => lanes,
-        });
-        self.read_lanes(wanted);
-        let mut codes = Vec::with_capacity(checked.len());
-        for (entry, wanted) in packet.entries.iter().zip(checked) {
+        // Retained messages of earlier subscriptions wait for a client that does not read them.
+        let backlogged = self.backlog.len() > self.shared.settings.max_retained;
+        let allowed: Vec<bool> = wanted.iter().map(|wanted| self.may_subscribe(wanted.filter())).collect();
+        self.read_lanes(wanted.iter().zip(&allowed).fold(self.lanes, |lanes, wanted| match wanted {
+            (Wanted::Own(filter), true) => lanes.union(LaneSet::of(filter)),
+            _ => lanes,
+        }));
+        let mut codes = Vec::with_capacity(wanted.len());
+        for ((entry, wanted), allowed) in packet.entries.iter().zip(wanted).zip(allowed) {
             let qos = entry.qos.min(self.shared.settings.max_qos);
             let full = self.subscriptions.len() + self.shares.len() >= MAX_SUBSCRIPTIONS;
             codes.push(match wanted {
-                Err(reason) => reason,
-                Ok(_) if full => Reason::QUOTA_EXCEEDED,
-                Ok(Wanted::Shared(share)) => self.join_group(share, entry, qos, packet.subscription_id),
-                Ok(Wanted::Own(filter)) => {
+                _ if !allowed => Reason::NOT_AUTHORIZED,
+                _ if full => Reason::QUOTA_EXCEEDED,
+                Wanted::Shared(share) => self.join_group(share, entry, qos, packet.subscription_id),
+                Wanted::Own(_) if backlogged => Reason::QUOTA_EXCEEDED,
+                Wanted::Own(filter) => {
                     self.add_subscription(filter, entry, qos, packet.subscription_id);
                     Reason(qos as u8)
                 }
@@ -219,17 +249,6 @@ impl Session {
         }
         write_suback(&mut wire.output, &wire.recipient, packet.id, &codes);
         Ok(())
-    }
-
-    fn check_filter(&self, entry: &SubscribeEntry) -> Result<Wanted, Reason> {
-        if let Some(share) = ShareFilter::parse(&entry.filter) {
-            return share.map(Wanted::Shared).map_err(|ShareError| Reason::TOPIC_FILTER_INVALID);
-        }
-        if self.backlog.len() > self.shared.settings.max_retained {
-            // Retained messages of earlier subscriptions wait for a client that does not read them.
-            return Err(Reason::QUOTA_EXCEEDED);
-        }
-        TopicFilter::new(&*entry.filter).map(Wanted::Own).map_err(|_| Reason::TOPIC_FILTER_INVALID)
     }
 
     /// Joins the group of a shared subscription. Retained messages do not come by it (MQTT 5.0, section 4.8.2).
@@ -260,6 +279,8 @@ impl Session {
             retained_floor = snapshot.version;
             let messages = snapshot.messages.into_iter();
             let mine = messages.filter(|message| !(entry.no_local && message.origin() == self.number));
+            let rights = self.rights.as_deref();
+            let mine = mine.filter(|message| rights.is_none_or(|rights| rights.may_read(message.topic())));
             self.backlog.extend(mine.map(|message| Outgoing {
                 qos: message.qos().min(qos),
                 retain: true,
@@ -277,21 +298,21 @@ impl Session {
         self.subscriptions.insert(filter, Subscription { options, id, retained_floor });
     }
 
-    fn unsubscribe(&mut self, wire: &mut Wire, packet: Unsubscribe) {
-        let remove = |text: &String| {
-            let existed = match ShareFilter::parse(text) {
-                Some(share) => share.ok().map(|share| self.shares.leave(&share)),
-                None => TopicFilter::new(&**text).ok().map(|filter| self.subscriptions.remove(&filter)),
+    fn unsubscribe(&mut self, wire: &mut Wire, packet: Unsubscribe) -> Result<(), PacketError> {
+        check_answer(&wire.recipient, packet.filters.len())?;
+        let unwanted = packet.filters.iter().map(|filter| Wanted::parse(filter));
+        let unwanted = unwanted.collect::<Result<Vec<_>, _>>()?;
+        let remove = |unwanted| {
+            let existed = match unwanted {
+                Wanted::Shared(share) => self.shares.leave(&share),
+                Wanted::Own(filter) => self.subscriptions.remove(&filter),
             };
-            match existed {
-                Some(true) => Reason::SUCCESS,
-                Some(false) => Reason::NO_SUBSCRIPTION_EXISTED,
-                None => Reason::TOPIC_FILTER_INVALID,
-            }
+            if existed { Reason::SUCCESS } else { Reason::NO_SUBSCRIPTION_EXISTED }
         };
-        let codes: Vec<Reason> = packet.filters.iter().map(remove).collect();
+        let codes: Vec<Reason> = unwanted.into_iter().map(remove).collect();
         self.read_lanes(self.subscriptions.lanes());
         write_unsuback(&mut wire.output, &wire.recipient, packet.id, &codes);
+        Ok(())
     }
 
     /// Matches what was published before a SUBSCRIBE against the subscriptions before it: a client that publishes and

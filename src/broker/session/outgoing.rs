@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::wire::Wire;
+use crate::broker::acl::Rights;
 use crate::broker::inflight::Resend;
 use crate::broker::message::Message;
 use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, Version, write_ack};
@@ -86,6 +87,10 @@ impl Session {
             let has_room = self.inflight.has_room();
             let can_send = |next: &Outgoing| takes && (has_room || next.qos == Qos::AtMostOnce);
             let Some(outgoing) = self.shares.take_if(can_send) else { break };
+            if !self.may_read(outgoing.message.topic()) {
+                self.dropped(DropReason::Denied, 1, now);
+                continue;
+            }
             self.transmit(wire, outgoing, now);
         }
     }
@@ -105,6 +110,9 @@ impl Session {
 
     fn select(&self, message: &Message) -> Option<Outgoing> {
         let found = self.subscriptions.matches(message, self.number)?;
+        if !self.may_read(message.topic()) {
+            return None;
+        }
         Some(Outgoing {
             qos: found.qos.min(message.qos()),
             // A live message carries RETAIN 0 unless the subscription wants it kept [MQTT-3.3.1-12, MQTT-3.3.1-13].
@@ -124,12 +132,16 @@ impl Session {
     /// Sends again what the last connection left unacknowledged, in the order it was first sent [MQTT-4.6.0-1].
     fn resend(&mut self, wire: &mut Wire, now: Instant) {
         while wire.takes_messages() {
-            let too_large = match self.inflight.resend() {
+            let (id, reason) = match self.inflight.resend() {
                 None => return,
                 Some(Resend::Pubrel { id }) => {
                     let pubrel = Ack { kind: AckKind::Pubrel, id, reason: Reason::SUCCESS };
                     write_ack(&mut wire.output, &wire.recipient, pubrel);
                     continue;
+                }
+                // Another user may have the client id now, or fewer rights.
+                Some(Resend::Publish { id, message, .. }) if !may_read(&self.rights, message) => {
+                    (id, DropReason::Denied)
                 }
                 Some(Resend::Publish { id, message, .. }) => {
                     let packet = encode(message, wire.version, id, true, now);
@@ -138,11 +150,11 @@ impl Session {
                         self.tally.message_out(message.message.payload_bytes().len());
                         continue;
                     }
-                    id
+                    (id, DropReason::TooLong)
                 }
             };
-            self.inflight.abandon(too_large);
-            self.dropped(DropReason::TooLong, 1, now);
+            self.inflight.abandon(id);
+            self.dropped(reason, 1, now);
         }
     }
 
@@ -193,6 +205,10 @@ impl Session {
             tracing::warn!(client_id, reason = reason.as_str(), messages, "messages for this client were dropped");
         }
     }
+}
+
+fn may_read(rights: &Option<Arc<Rights>>, outgoing: &Outgoing) -> bool {
+    rights.as_ref().is_none_or(|rights| rights.may_read(outgoing.message.topic()))
 }
 
 fn encode(outgoing: &Outgoing, version: Version, id: u16, dup: bool, now: Instant) -> OutgoingPublish<'_> {

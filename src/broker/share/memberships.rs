@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::mailbox::Mailbox;
 use super::{Group, Member, ShareFilter, TooManyGroups, Wish};
 use crate::broker::Shared;
+use crate::broker::acl::Rights;
 use crate::broker::queue::QueueLimits;
 use crate::broker::session::Outgoing;
 
@@ -15,18 +16,19 @@ pub struct Memberships {
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox<Outgoing>>,
     groups: HashMap<ShareFilter, Arc<Group>>,
+    rights: Option<Arc<Rights>>,
 }
 
 impl Memberships {
     /// None.
     pub fn new(shared: Arc<Shared>, limits: QueueLimits) -> Memberships {
         let mailbox = Arc::new(Mailbox::new(limits, shared.stats.queued.part()));
-        Memberships { shared, mailbox, groups: HashMap::new() }
+        Memberships { shared, mailbox, groups: HashMap::new(), rights: None }
     }
 
     /// Joins a group, or changes what is wanted from it. What is published after this returns goes to its members.
     pub fn join(&mut self, share: ShareFilter, wish: Wish) -> Result<(), TooManyGroups> {
-        let member = Member { mailbox: self.mailbox.clone(), wish };
+        let member = Member { mailbox: self.mailbox.clone(), wish, rights: self.rights.clone() };
         let group = super::join(&self.shared, &share, member)?;
         self.groups.insert(share, group);
         Ok(())
@@ -48,6 +50,15 @@ impl Memberships {
         }
         self.hand_on(unfinished);
         self.hand_on(self.mailbox.extract(|_| true, |_| 0));
+    }
+
+    /// Says what the session may read; `None`: everything.
+    pub fn set_rights(&mut self, rights: Option<Arc<Rights>>) {
+        if rights.is_none() && self.rights.is_none() {
+            return;
+        }
+        self.rights = rights;
+        self.groups.values().for_each(|group| group.set_rights(&self.mailbox, &self.rights));
     }
 
     /// Says whether the session has a connection. When it has none others get what waited here, if there are any.
