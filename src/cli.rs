@@ -9,6 +9,7 @@ use crate::config::{self, Loaded};
 
 pub mod check;
 pub mod demo;
+pub mod doctor;
 pub mod exit;
 pub mod passwd;
 pub mod ports;
@@ -41,6 +42,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Demo(demo::Args),
+    Doctor(doctor::Args),
     Ports(ports::Args),
     Pub(pub_sub::PubArgs),
     Sub(pub_sub::SubArgs),
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Ports(args) => ports::run(args),
         Command::Pub(args) => pub_sub::run_pub(args),
         Command::Sub(args) => pub_sub::run_sub(args),

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::auth::Fault;
+use crate::log_limit::excerpt;
 use crate::topic::TopicFilter;
 pub use rights::Rights;
 use rights::{Grant, RuleSet};
@@ -68,6 +69,7 @@ impl Acl {
                 }
             }
         } else if !self.patterns.is_empty() {
+            let (client_id, user) = (excerpt(client_id), user.map(excerpt));
             tracing::warn!(client_id, user, "acl_file: no pattern is for a client with + or # in its id or user name");
         }
         Rights::new(own, patterns)

@@ -8,10 +8,13 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// Messages in one window that make a client a quick one: 1000 a second.
 const QUICK: u64 = 100;
 
-/// Windows in a row in which a client may fall short: fewer before it has been quick, more after, for on a machine with
-/// much to do anyone may come to a halt for a moment.
-const PATIENCE_AT_FIRST: u32 = 3;
-const PATIENCE_AFTER: u32 = 10;
+/// Messages for each look at the client that make it a quick one, too: on a machine with much to do a session has few
+/// turns, and a client can acknowledge no more in one than its in-flight window.
+const QUICK_A_TURN: u64 = 16;
+
+/// Windows in a row in which a client may fall short: on a machine with much to do anyone may come to a halt for a
+/// moment, and what that drops was acknowledged to its publisher.
+const PATIENCE: u32 = 10;
 
 /// A window looked at so late says nothing: there was nothing to do, or no time to do it.
 const STALE: Duration = Duration::from_secs(1);
@@ -32,31 +35,45 @@ pub struct Pace {
 struct Window {
     began: Instant,
     delivered: u64,
-    /// Whether the queue was more than half full in it.
-    over_half: bool,
+    /// Turns of the session, after the one it began in, in which the queue was more than half full.
+    turns: u64,
+}
+
+impl Window {
+    fn new(began: Instant, delivered: u64) -> Window {
+        Window { began, delivered, turns: 0 }
+    }
+
+    /// Whether so many messages were delivered in it that the client is a quick one.
+    fn is_quick(&self, delivered: u64) -> bool {
+        let enough = if self.turns == 0 { QUICK } else { QUICK.min(QUICK_A_TURN * self.turns) };
+        delivered - self.delivered >= enough
+    }
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { window: None, patience: PATIENCE_AT_FIRST }
+        Pace { window: None, patience: PATIENCE }
     }
 }
 
 impl Pace {
-    /// Whether to stop taking messages. `delivered` only grows and counts what the client has taken. Windows run on
-    /// while the queue is less than half full: a quick client never leaves it above that for long.
+    /// Whether to stop taking messages in this turn. `delivered` only grows and counts what the client has taken. Windows
+    /// run on while the queue is less than half full: a quick client never leaves it above that for long.
     pub fn hold(&mut self, now: Instant, over_half: bool, delivered: u64) -> bool {
-        let window = self.window.get_or_insert(Window { began: now, delivered, over_half });
-        window.over_half |= over_half;
+        let Some(window) = &mut self.window else {
+            self.window = Some(Window::new(now, delivered));
+            return over_half && self.patience > 0;
+        };
+        window.turns += u64::from(over_half);
         let age = now - window.began;
         if age >= WINDOW {
-            let quick = delivered - window.delivered >= QUICK;
             match age < STALE {
-                true if quick => self.patience = PATIENCE_AFTER,
-                true if window.over_half => self.patience = self.patience.saturating_sub(1),
+                true if window.is_quick(delivered) => self.patience = PATIENCE,
+                true if window.turns > 0 => self.patience = self.patience.saturating_sub(1),
                 _ => {}
             }
-            *window = Window { began: now, delivered, over_half };
+            *window = Window::new(now, delivered);
         }
         over_half && self.patience > 0
     }
@@ -78,9 +95,8 @@ mod tests {
         let mut pace = Pace::default();
         assert!(pace.hold(at(0), true, 1000), "the benefit of the doubt");
         assert_eq!(pace.deadline(), Some(at(100)));
-        assert!(pace.hold(at(100), true, 1099));
-        assert!(pace.hold(at(200), true, 1198));
-        assert!(!pace.hold(at(300), true, 1297), "99 in each window are too few");
+        assert!((1..100).all(|n| pace.hold(at(n * 10), true, 1000 + n * 9)));
+        assert!(!pace.hold(at(1000), true, 1900), "90 in each window, in ten turns, are too few");
         assert_eq!(pace.deadline(), None, "no timer while nothing is held");
         assert!(!pace.hold(at(5000), true, 9000), "long ago says nothing");
         assert!(pace.hold(at(5100), true, 9100), "100 in a window are quick");
@@ -88,6 +104,16 @@ mod tests {
         assert!(!pace.hold(at(6100), true, 9100));
         assert!(!pace.hold(at(6101), false, 9100));
         assert!(!pace.hold(at(6102), true, 9100), "still the slow one it was");
+    }
+
+    #[test]
+    fn a_client_that_is_seldom_looked_at_is_quick_if_it_uses_its_turns() {
+        let start = Instant::now();
+        for (a_turn, held) in [(32, true), (16, true), (7, false)] {
+            let mut pace = Pace::default();
+            let last = (0..40u64).map(|n| pace.hold(start + Duration::from_millis(n * 50), true, n * a_turn)).last();
+            assert_eq!(last, Some(held), "{a_turn} in each of two turns a window");
+        }
     }
 
     #[test]

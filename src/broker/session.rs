@@ -267,7 +267,7 @@ impl Session {
         self.tally.connected();
         tracing::info!(
             client_id = excerpt(&self.client_id),
-            user = self.login.user(),
+            user = self.login.user().map(excerpt),
             peer = %wire.peer,
             version = %wire.version,
             clean_start,
@@ -431,8 +431,8 @@ impl Session {
     fn publish_will(&self, will: &WillRequest) {
         if !self.may_write(&will.topic) {
             self.shared.stats.dropped.count(DropReason::Denied);
-            let client_id = &*self.client_id;
-            tracing::warn!(client_id, topic = will.topic, "will not published: acl_file does not allow it");
+            let client_id = excerpt(&self.client_id);
+            tracing::warn!(client_id, topic = excerpt(&will.topic), "will not published: acl_file does not allow it");
             return;
         }
         let envelope = will::envelope(will, self.number, Instant::now());

@@ -77,7 +77,7 @@ impl Row {
         let path = port.path.display().to_string();
         let stable_path = port.stable_path.as_ref().map(|path| path.display().to_string());
         let row = Row {
-            port: usb_name(port, all).or(stable_path.clone()).unwrap_or(path.clone()),
+            port: name_to_write(port, all),
             path,
             stable_path,
             driver: port.driver.clone(),
@@ -102,6 +102,12 @@ impl Opener {
     fn new(holder: &Holder) -> Opener {
         Opener { pid: holder.pid, name: holder.name.clone() }
     }
+}
+
+/// What to write as `port`: the USB ids where they mean this port alone, else a path that stays, else the path.
+pub(super) fn name_to_write(port: &Port, all: &[Port]) -> String {
+    let path = port.stable_path.as_ref().unwrap_or(&port.path);
+    usb_name(port, all).unwrap_or_else(|| path.display().to_string())
 }
 
 /// `usb:VVVV:PPPP[:SERIAL]`, if no other port of `all` has the same name.

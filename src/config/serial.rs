@@ -1,6 +1,7 @@
 //! `serial = {…}`
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::Fault;
@@ -129,6 +130,24 @@ impl SerialPort {
     }
 }
 
+impl FromStr for SerialPort {
+    type Err = String;
+
+    /// Reads `port` as it stands in the file; a relative path is relative to the working directory.
+    fn from_str(text: &str) -> Result<SerialPort, String> {
+        if text.starts_with("usb:") {
+            return usb(text).map_err(|fault| match fault.hint {
+                Some(hint) => format!("{}; hint: {hint}", fault.message),
+                None => fault.message,
+            });
+        }
+        if text.is_empty() {
+            return Err("the port's name is empty; hint: `gatepost ports` lists the ports".to_owned());
+        }
+        std::path::absolute(text).map(SerialPort::Path).map_err(|error| error.to_string())
+    }
+}
+
 /// Reads `usb:2341:0043` or `usb:2341:0043:SERIALNO`.
 fn usb(text: &str) -> Result<SerialPort, Fault> {
     let example = "write for example \"usb:2341:0043\" or \"usb:2341:0043:SERIALNO\"; `gatepost ports` lists them";
@@ -172,6 +191,10 @@ mod tests {
         assert_eq!(usb("usb:2341:0043:A:B"), Ok(port(Some("A:B"))));
         for bad in ["usb:", "usb:2341", "usb:2341:43", "usb:2341:004g", "usb:2341:+043", "usb:2341:0043:"] {
             assert!(usb(bad).is_err(), "{bad}");
+            assert!(bad.parse::<SerialPort>().is_err(), "{bad}");
         }
+        assert_eq!("usb:2341:0043".parse(), Ok(port(None)));
+        assert_eq!("/dev/ttyS0".parse(), Ok(SerialPort::Path("/dev/ttyS0".into())));
+        assert!("".parse::<SerialPort>().is_err());
     }
 }

@@ -54,6 +54,20 @@ impl Holders {
         self.complete
     }
 
+    /// Whether `holder` made the pseudo terminal `device`: it has the other end of it open.
+    pub fn is_maker(holder: &Holder, device: &Path) -> bool {
+        let index =
+            device.strip_prefix("/dev/pts").ok().and_then(Path::to_str).and_then(|name| name.parse::<u32>().ok());
+        let Some(index) = index else { return false };
+        let process = Path::new("/proc").join(holder.pid.to_string());
+        let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        files.filter(|file| fs::read_link(file.path()).is_ok_and(|target| target.ends_with("ptmx"))).any(|file| {
+            let info = fs::read_to_string(process.join("fdinfo").join(file.file_name())).unwrap_or_default();
+            info.lines()
+                .any(|line| line.strip_prefix("tty-index:").is_some_and(|number| number.trim().parse() == Ok(index)))
+        })
+    }
+
     fn scan_process(&mut self, pid: u32, process: &Path) {
         let files = match fs::read_dir(process.join("fd")) {
             Ok(files) => files,
@@ -97,6 +111,9 @@ mod tests {
         let (_far, near) = crate::transport::serial::tests::pty();
         let open = fs::File::open(&near).unwrap();
         let holders = Holders::scan();
+        let own = holders.of(Path::new(&near)).iter().find(|holder| holder.pid == process::id()).unwrap();
+        assert!(Holders::is_maker(own, &near));
+        assert!(!Holders::is_maker(own, Path::new("/dev/pts/999999")));
         assert!(holders.of(Path::new(&near)).iter().any(|holder| holder.pid == process::id()));
         assert!(holders.of(Path::new("/nonexistent")).is_empty());
         drop(open);

@@ -38,7 +38,8 @@ pub fn list() -> Vec<Port> {
     list_in(Path::new("/"))
 }
 
-fn list_in(root: &Path) -> Vec<Port> {
+/// As [`list`], of the machine whose /sys and /dev stand below `root`.
+pub fn list_in(root: &Path) -> Vec<Port> {
     let dev = root.join("dev");
     let stable = stable_paths(&dev);
     let Ok(ttys) = fs::read_dir(root.join("sys/class/tty")) else { return Vec::new() };

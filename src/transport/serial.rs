@@ -67,7 +67,7 @@ pub async fn open(config: &Serial) -> Result<Opened, SerialError> {
 }
 
 /// The port as the configuration names it.
-fn place(port: &SerialPort) -> String {
+pub fn place(port: &SerialPort) -> String {
     match port {
         SerialPort::Path(path) => path.display().to_string(),
         SerialPort::Usb { vendor, product, serial: None } => format!("usb:{vendor:04x}:{product:04x}"),
@@ -92,7 +92,7 @@ impl Drop for Attempt {
 
 /// Runs on a thread for blocking work, within the runtime's context.
 fn open_blocking(config: &Serial) -> Result<Opened, SerialError> {
-    let path = find(&config.port)?;
+    let path = find(&config.port, ports::list)?;
     let probe = probe(&path, config.hangup).map_err(|errno| SerialError::of_opening(&path, errno))?;
     let mut stream = open_stream(config, &path)?;
     drop(probe);
@@ -110,7 +110,11 @@ fn open_blocking(config: &Serial) -> Result<Opened, SerialError> {
     Ok(Opened { stream: Stream::Serial(Port { stream, draining: None }), peer: None, place, warnings })
 }
 
-fn find(port: &SerialPort) -> Result<PathBuf, SerialError> {
+/// The path of the port; `list` is asked for the ports of this machine if the name is not a path itself.
+///
+/// # Errors
+/// No device has the USB ids, or several have.
+pub fn find(port: &SerialPort, list: impl FnOnce() -> Vec<ports::Port>) -> Result<PathBuf, SerialError> {
     let (vendor, product, serial) = match port {
         SerialPort::Path(path) => return Ok(path.clone()),
         SerialPort::Usb { vendor, product, serial } => (vendor, product, serial),
@@ -118,7 +122,7 @@ fn find(port: &SerialPort) -> Result<PathBuf, SerialError> {
     let is_meant = |usb: &ports::Usb| {
         (usb.vendor, usb.product) == (*vendor, *product) && (serial.is_none() || usb.serial == *serial)
     };
-    let mut found = ports::list();
+    let mut found = list();
     found.retain(|port| port.usb.as_ref().is_some_and(is_meant));
     match &found[..] {
         [] => Err(SerialError::NoUsbDevice { place: place(port) }),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gatepost::config;
+use gatepost::config::{self, QueueFull};
 use gatepost::stats::DropReason;
 
 use crate::client::*;
@@ -65,6 +65,71 @@ async fn a_stalled_subscriber_slows_nobody() {
     reconcile(&broker, MANY, 2).await;
     // The stalled one is still there, and gets what its queue kept.
     assert_eq!(stalled.payload().await, 0u32.to_be_bytes());
+}
+
+/// Where mosquitto 2.0.11 loses 62 % of what it has acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_publishers_at_full_speed_to_one_subscriber_lose_nothing() {
+    const PUBLISHERS: u32 = 50;
+    const EACH: u32 = 2000;
+    let broker = start(config::Broker { sys_interval: NEVER, ..settings() }).await;
+    let mut subscriber = Client::connect(&broker, &Connect::v3("s")).await;
+    subscriber.subscribe(1, "t/#", 1).await;
+    let mut publishers = Vec::new();
+    for _ in 0..PUBLISHERS {
+        publishers.push(Client::connect(&broker, &Connect::v3("")).await);
+    }
+    let floods = publishers
+        .into_iter()
+        .enumerate()
+        .map(|(n, publisher)| tokio::spawn(async move { flood(publisher, &format!("t/{n}"), EACH, 100).await }));
+    let floods: Vec<_> = floods.collect();
+    let mut next = vec![0; PUBLISHERS as usize];
+    for _ in 0..PUBLISHERS * EACH {
+        let publish = subscriber.recv_publish().await;
+        subscriber.ack(0x40, publish.id).await;
+        let publisher: usize = publish.topic[2..].parse().unwrap();
+        let dropped = || broker.stats().dropped.nonzero().collect::<Vec<_>>();
+        assert_eq!(publish.payload, u32::to_be_bytes(next[publisher]), "of publisher {publisher}: {:?}", dropped());
+        next[publisher] += 1;
+    }
+    for flood in floods {
+        flood.await.unwrap();
+    }
+    assert_eq!(broker.stats().dropped.nonzero().collect::<Vec<_>>(), []);
+    reconcile(&broker, PUBLISHERS * EACH, 1).await;
+}
+
+/// What a client finds that was away while `0..count` were published, and how many of them were dropped.
+async fn missed(limits: config::Broker, count: u8) -> (Vec<u8>, u64) {
+    let broker = start(config::Broker { sys_interval: NEVER, ..limits }).await;
+    let mut away = Client::connect(&broker, &Connect::v5("away").kept()).await;
+    away.subscribe(1, "t", 2).await;
+    away.disconnect().await;
+    let mut publisher = Client::connect(&broker, &Connect::v3("p")).await;
+    for n in 0..count {
+        publisher.publish_acked("t", &[n; 1000]).await;
+    }
+    let (mut back, present) = Client::connect_as(&broker, &Connect::v5("away").kept()).await;
+    assert!(present);
+    let dropped = broker.stats().dropped.get(DropReason::QueueFull);
+    let mut found = Vec::new();
+    for _ in 0..u64::from(count) - dropped {
+        found.push(back.payload().await[0]);
+    }
+    back.expect_nothing().await;
+    (found, dropped)
+}
+
+#[tokio::test]
+async fn a_full_queue_keeps_the_newest_or_the_oldest_and_counts_the_others() {
+    let limits = |queue_full| config::Broker { max_queued: 10, queue_full, ..settings() };
+    assert_eq!(missed(limits(QueueFull::DropOldest), 30).await, ((20..30).collect(), 20));
+    assert_eq!(missed(limits(QueueFull::DropNewest), 30).await, ((0..10).collect(), 20));
+    let limits = |queue_full| config::Broker { max_queued_bytes: 10_900, queue_full, ..settings() };
+    assert_eq!(missed(limits(QueueFull::DropOldest), 30).await, ((20..30).collect(), 20));
+    assert_eq!(missed(limits(QueueFull::DropNewest), 30).await, ((0..10).collect(), 20));
+    assert_eq!(missed(settings(), 30).await, ((0..30).collect(), 0));
 }
 
 /// Publishes to itself at full speed and reads what comes: neither side may wait for the other for ever.

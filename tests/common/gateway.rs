@@ -14,7 +14,9 @@ const HEAD: &str = r#"
 [gateway]
 name = "test"
 state_dir = "state"
+"#;
 
+const LOG: &str = r#"
 [log]
 level = "info"
 format = "plain"
@@ -60,10 +62,12 @@ impl Gateway {
         Gateway { process, dir, port }
     }
 
-    /// Starts `gatepost run` with a config written into `dir`, without waiting.
+    /// Starts `gatepost run` with a config written into `dir`, without waiting. The log is at info unless `config` has a
+    /// `[log]` of its own.
     pub fn spawn(dir: &Path, config: &str) -> Process {
         let file = dir.join("gatepost.toml");
-        std::fs::write(&file, format!("{HEAD}{config}")).unwrap();
+        let log = if config.contains("[log]") { "" } else { LOG };
+        std::fs::write(&file, format!("{HEAD}{log}{config}")).unwrap();
         Process::spawn(gatepost(&["run", "-c", file.to_str().unwrap()]))
     }
 

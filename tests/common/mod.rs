@@ -8,6 +8,7 @@ mod mqtt;
 mod process;
 mod pty;
 mod raw;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -55,6 +55,11 @@ impl Port {
         self.device = None;
     }
 
+    /// The device's end, for another program to write to.
+    pub fn device_end(&self) -> File {
+        self.device().try_clone().unwrap()
+    }
+
     fn device(&self) -> &File {
         self.device.as_ref().expect("not plugged in")
     }

@@ -27,7 +27,7 @@ fn publish(gateway: &Gateway, args: &[&str]) {
 
 #[test]
 fn help_has_examples_and_wrong_arguments_exit_2() {
-    let commands = ["run", "check", "demo", "ports", "pub", "sub", "route"];
+    let commands = ["run", "check", "demo", "doctor", "ports", "pub", "sub", "route"];
     let (code, all, _) = run(&["--help"]);
     assert_eq!(code, 0);
     for command in commands {

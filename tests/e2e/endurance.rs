@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 use crate::common::{Gateway, Mqtt, Port, wait_until};
 
+mod memory;
+
 const BOARD_STATUS: &str = "gatepost/test/device/board/status";
 
 /// What a process holds.

@@ -7,7 +7,9 @@
 mod common;
 
 mod access;
+mod chaos;
 mod commands;
+mod doctor;
 mod endurance;
 mod lifecycle;
 mod listeners;

@@ -125,7 +125,7 @@ mod tests {
             ("reason of another", &[0x62, 3, 0, 1, 0x10], Reason::PROTOCOL_ERROR),
             ("properties cut short", &[0x40, 4, 0, 1, 0, 1], Reason::MALFORMED_PACKET),
             ("more after the properties", &[0x40, 5, 0, 1, 0, 0, 0], Reason::MALFORMED_PACKET),
-            ("a property of CONNECT", &[0x40, 7, 0, 1, 0, 3, 0x21, 0, 1], Reason::MALFORMED_PACKET),
+            ("a property of CONNECT", &[0x40, 7, 0, 1, 0, 3, 0x21, 0, 1], Reason::PROTOCOL_ERROR),
         ];
         for (name, bytes, reason) in table {
             assert_eq!(parse(Version::V5, bytes), Err(reason), "{name}");

@@ -185,7 +185,9 @@ mod tests {
         assert_eq!(refusal(v5, Reason::NOT_AUTHORIZED), [0x20, 3, 0, 0x87, 0]);
         let curious = Recipient { problem_information: Some(true), ..v5 };
         assert_eq!(refusal(curious, Reason::NOT_AUTHORIZED), b"\x20\x14\0\x87\x11\x1F\0\x0Enot authorized");
-        assert_eq!(refusal(v5, Reason::QUOTA_EXCEEDED), b"\x20\x0C\0\x97\x09\x1F\0\x06secret");
+        assert_eq!(refusal(v5, Reason::QUOTA_EXCEEDED), [0x20, 3, 0, 0x97, 0]);
+        assert_eq!(refusal(curious, Reason::QUOTA_EXCEEDED), b"\x20\x0C\0\x97\x09\x1F\0\x06secret");
+        assert_eq!(refusal(v311, Reason::PACKET_TOO_LARGE), [0x20, 2, 0, 5]);
         assert_eq!(refusal(Recipient { maximum_packet_size: 4, ..v5 }, Reason::QUOTA_EXCEEDED), b"");
     }
 }

@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(parse(Version::V5, &[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 9]), Ok((Reason::SUCCESS, Some(9))));
         assert_eq!(parse(Version::V311, &[0xE0, 1, 0]), Err(Reason::MALFORMED_PACKET));
         assert_eq!(parse(Version::V5, &[0xE0, 4, 0, 2, 0x11, 0]), Err(Reason::MALFORMED_PACKET));
-        assert_eq!(parse(Version::V5, &[0xE0, 5, 0, 3, 0x21, 0, 1]), Err(Reason::MALFORMED_PACKET));
+        assert_eq!(parse(Version::V5, &[0xE0, 5, 0, 3, 0x21, 0, 1]), Err(Reason::PROTOCOL_ERROR));
     }
 
     #[test]
@@ -78,7 +78,7 @@ mod tests {
         };
         let v5 = Recipient::of(Version::V5);
         assert_eq!(written(v5, Reason::PROTOCOL_ERROR), [0xE0, 1, 0x82]);
-        let told = written(v5, Reason::QUOTA_EXCEEDED);
+        let told = written(Recipient { problem_information: Some(true), ..v5 }, Reason::QUOTA_EXCEEDED);
         assert_eq!(told, b"\xE0\x08\x97\x06\x1F\0\x03why");
         assert_eq!(parse(Version::V5, &told), Ok((Reason::QUOTA_EXCEEDED, None)));
         assert_eq!(written(Recipient { maximum_packet_size: 2, ..v5 }, Reason::QUOTA_EXCEEDED), b"");

@@ -342,7 +342,7 @@ mod tests {
             (Holders::PUBLISH, &[0x01, 2], Reason::PROTOCOL_ERROR),
             (Holders::CONNECT, &[0x21, 0, 0], Reason::PROTOCOL_ERROR),
             (Holders::CONNECT, &[0x27, 0, 0, 0, 0], Reason::PROTOCOL_ERROR),
-            (Holders::SUBSCRIBE, &[0x0B, 0], Reason::PROTOCOL_ERROR),
+            (Holders::SUBSCRIBE, &[0x0B, 0], Reason::MALFORMED_PACKET),
             (Holders::SUBSCRIBE, &[0x0B, 0x80, 0], Reason::MALFORMED_PACKET),
             (Holders::PUBLISH, &[0x02, 0, 0, 0], Reason::MALFORMED_PACKET),
             (Holders::PUBLISH, &[0x26, 0, 1, b'k', 0, 1], Reason::MALFORMED_PACKET),

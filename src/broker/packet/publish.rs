@@ -226,9 +226,9 @@ mod tests {
             ("wildcard", Version::V311, &[0x30, 3, 0, 1, b'#'], Reason::MALFORMED_PACKET),
             ("not UTF-8", Version::V311, &[0x30, 3, 0, 1, 0xFF], Reason::MALFORMED_PACKET),
             ("NUL", Version::V5, &[0x30, 4, 0, 1, 0, 0], Reason::MALFORMED_PACKET),
-            ("empty topic, no alias", Version::V5, &[0x30, 3, 0, 0, 0], Reason::PROTOCOL_ERROR),
+            ("empty topic, no alias", Version::V5, &[0x30, 3, 0, 0, 0], Reason::MALFORMED_PACKET),
             ("subscription id", Version::V5, &[0x30, 6, 0, 1, b'a', 2, 0x0B, 1], Reason::PROTOCOL_ERROR),
-            ("a property of CONNECT", Version::V5, &[0x30, 7, 0, 1, b'a', 3, 0x21, 0, 1], Reason::MALFORMED_PACKET),
+            ("a property of CONNECT", Version::V5, &[0x30, 7, 0, 1, b'a', 3, 0x21, 0, 1], Reason::PROTOCOL_ERROR),
             ("response topic", Version::V5, &[0x30, 8, 0, 1, b'a', 4, 8, 0, 1, b'#'], Reason::PROTOCOL_ERROR),
             (
                 "expiry twice",

@@ -173,11 +173,11 @@ mod tests {
 
     #[test]
     fn what_mqtt_forbids_is_refused() {
-        let (malformed, protocol) = (Reason::MALFORMED_PACKET, Reason::PROTOCOL_ERROR);
+        let malformed = Reason::MALFORMED_PACKET;
         let table: [(&str, Version, &[u8], Reason); 13] = [
-            ("id 0", Version::V311, &[0x82, 6, 0, 0, 0, 1, b'a', 0], protocol),
-            ("no filter", Version::V311, &[0x82, 2, 0, 1], protocol),
-            ("no filter", Version::V5, &[0x82, 3, 0, 1, 0], protocol),
+            ("id 0", Version::V311, &[0x82, 6, 0, 0, 0, 1, b'a', 0], malformed),
+            ("no filter", Version::V311, &[0x82, 2, 0, 1], malformed),
+            ("no filter", Version::V5, &[0x82, 3, 0, 1, 0], malformed),
             ("no properties", Version::V5, &[0x82, 2, 0, 1], malformed),
             ("no options", Version::V311, &[0x82, 5, 0, 1, 0, 1, b'a'], malformed),
             ("QoS 3", Version::V5, &[0x82, 7, 0, 1, 0, 0, 1, b'a', 3], malformed),
@@ -185,8 +185,8 @@ mod tests {
             ("retain handling 3", Version::V5, &[0x82, 7, 0, 1, 0, 0, 1, b'a', 0x30], malformed),
             ("reserved option", Version::V5, &[0x82, 7, 0, 1, 0, 0, 1, b'a', 0x40], malformed),
             ("empty filter", Version::V311, &[0x82, 5, 0, 1, 0, 0, 0], malformed),
-            ("subscription id 0", Version::V5, &[0x82, 9, 0, 1, 2, 0x0B, 0, 0, 1, b'a', 0], protocol),
-            ("nothing to unsubscribe", Version::V311, &[0xA2, 2, 0, 1], protocol),
+            ("subscription id 0", Version::V5, &[0x82, 9, 0, 1, 2, 0x0B, 0, 0, 1, b'a', 0], malformed),
+            ("nothing to unsubscribe", Version::V311, &[0xA2, 2, 0, 1], malformed),
             ("NUL to unsubscribe", Version::V5, &[0xA2, 6, 0, 1, 0, 0, 1, 0], malformed),
         ];
         for (name, version, bytes, reason) in table {

@@ -25,6 +25,9 @@ const OUTPUT_ENOUGH: usize = 64 * 1024;
 /// Above it nothing is read that would be answered.
 const OUTPUT_FULL: usize = 256 * 1024;
 
+/// Room for output that a connection keeps when it has nothing to say.
+const OUTPUT_KEPT: usize = 16 * 1024;
+
 const LEAST_READ: usize = 2 * 1024;
 const LARGEST_READ: usize = 64 * 1024;
 
@@ -186,6 +189,10 @@ impl Wire {
             if !reads {
                 return Poll::Pending;
             }
+            if self.input.is_empty() && self.input.capacity() > 4 * self.read_size {
+                // Left from a burst.
+                self.input = BytesMut::new();
+            }
             self.input.reserve(self.read_size);
             let mut limited = (&mut self.stream).take(self.read_size as u64);
             let read = ready!(pin!(limited.read_buf(&mut self.input)).poll(cx))?;
@@ -202,8 +209,8 @@ impl Wire {
         }
         self.output.advance(written);
         self.unflushed = self.stream.buffers();
-        if self.output.is_empty() && self.output.capacity() > OUTPUT_FULL {
-            self.output = BytesMut::new();
+        if self.output.is_empty() && self.output.capacity() > 2 * OUTPUT_KEPT {
+            self.output = BytesMut::with_capacity(OUTPUT_KEPT);
         }
         Poll::Ready(Ok(written))
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::transport::accounts::Accounts;
 use crate::transport::holders::{Holder, Holders};
 use crate::transport::ports::Port;
 
@@ -98,7 +99,7 @@ pub enum SerialError {
 
 impl SerialError {
     /// What `errno` means when a port is opened.
-    pub(super) fn of_opening(path: &Path, errno: Errno) -> SerialError {
+    pub(in crate::transport) fn of_opening(path: &Path, errno: Errno) -> SerialError {
         let place = path.display().to_string();
         match errno {
             Errno::NOENT => SerialError::NotFound { place },
@@ -111,7 +112,7 @@ impl SerialError {
     }
 
     /// Somebody else has the port.
-    pub(super) fn busy(path: &Path) -> SerialError {
+    pub(in crate::transport) fn busy(path: &Path) -> SerialError {
         let place = path.display().to_string();
         let names: Vec<String> = Holders::scan().of(path).iter().map(Holder::to_string).collect();
         let (holders, hint) = if names.is_empty() {
@@ -140,27 +141,21 @@ impl SerialError {
 
     fn permission(path: &Path) -> SerialError {
         let place = path.display().to_string();
+        let accounts = Accounts::read(Path::new("/"));
         let group = fs::metadata(path)
             .ok()
             .filter(|port| port.gid() != 0 && port.mode() & 0o060 == 0o060)
-            .and_then(|port| name_of("/etc/group", port.gid()));
+            .and_then(|port| accounts.group_name(port.gid()));
         let Some(group) = group else {
             let owner = "only root may open it".into();
             let hint = "give it to a group with a udev rule: MODE=\"0660\", GROUP=\"dialout\"".into();
             return SerialError::Permission { place, owner, hint };
         };
-        let user = name_of("/etc/passwd", rustix::process::geteuid().as_raw()).unwrap_or_else(|| "USER".into());
+        let user = accounts.user_name(rustix::process::geteuid().as_raw()).unwrap_or_else(|| "USER".into());
         let hint =
             format!("sudo usermod -aG {group} {user}, then log in again (for a service: SupplementaryGroups={group})");
         SerialError::Permission { place, owner: format!("it belongs to the group {group}"), hint }
     }
-}
-
-/// The name with `id` in a file of the form of passwd(5) and group(5).
-fn name_of(file: &str, id: u32) -> Option<String> {
-    let text = fs::read_to_string(file).ok()?;
-    let entry = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    entry.into_iter().find(|fields| fields.get(2) == Some(&&*id.to_string())).map(|fields| fields[0].to_owned())
 }
 
 #[cfg(test)]
@@ -178,7 +173,7 @@ mod tests {
         // Only root can give a file away; others test with their own group.
         let group = if chown(port.path(), None, Some(20)).is_ok() { 20 } else { own };
         let text = SerialError::of_opening(port.path(), Errno::ACCESS).to_string();
-        match name_of("/etc/group", group).filter(|_| group != 0) {
+        match Accounts::read(Path::new("/")).group_name(group).filter(|_| group != 0) {
             Some(name) => assert!(text.contains(&format!("sudo usermod -aG {name} ")), "{text}"),
             None => assert!(text.contains("udev"), "{text}"),
         }

@@ -1,0 +1,290 @@
+//! `gatepost doctor`: each fault is made for real.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::{Gateway, Port, gatepost, program, wait_until};
+
+/// A child that is killed when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Writes a config with a listener on any free port, so that nothing on this machine is in its way.
+fn config(dir: &TempDir, text: &str) -> String {
+    config_with(dir, &format!("[[broker.listener]]\naddress = \"127.0.0.1:0\"\nallow_anonymous = true\n{text}"))
+}
+
+fn config_with(dir: &TempDir, text: &str) -> String {
+    let file = dir.path().join("gatepost.toml");
+    fs::write(&file, format!("[gateway]\nname = \"test\"\nstate_dir = \"state\"\n{text}")).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+fn device(port: &str) -> String {
+    format!("[device.board]\nserial = {{ port = {port:?}, baud = 9600 }}\npublish = \"board\"\n")
+}
+
+/// Exit code and output.
+fn run(mut command: Command) -> (i32, String) {
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+fn doctor(config: &str) -> (i32, String) {
+    run(gatepost(&["doctor", "-c", config]))
+}
+
+/// The findings on `subject` as JSON.
+fn findings(config: &str, subject: &str) -> Vec<Value> {
+    let (_, text) = run(gatepost(&["doctor", "--json", "-c", config]));
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let all = value["findings"].as_array().unwrap();
+    all.iter().filter(|finding| finding["subject"] == subject).cloned().collect()
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[test]
+fn a_good_configuration_has_no_problem() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "tty");
+    let config = config(&dir, &device(port.path()));
+    let (code, text) = doctor(&config);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("ok: device board: ") && !text.contains("problem"), "{text}");
+    assert!(text.contains(&format!("→ gatepost doctor -c {config} --probe")), "{text}");
+}
+
+#[test]
+fn a_missing_port_is_a_problem() {
+    let dir = TempDir::new().unwrap();
+    let config = config(&dir, &device("/dev/ttyNONE7"));
+    let (code, text) = doctor(&config);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("problem: device board: /dev/ttyNONE7 is missing"), "{text}");
+    assert!(text.trim_end().ends_with("1 problem") || text.contains("1 problem, "), "{text}");
+    assert_eq!(findings(&config, "device board")[0]["severity"], "problem");
+}
+
+#[test]
+fn a_port_that_may_not_be_opened_is_a_problem() {
+    let dir = TempDir::new().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let port = Port::plugged(dir.path(), "tty");
+    fs::set_permissions(port.path(), fs::Permissions::from_mode(0o000)).unwrap();
+    let config = config(&dir, &device(port.path()));
+    let args = ["doctor", "-c", &config];
+    let mut command = gatepost(&args);
+    if is_root() {
+        // Root may open everything. The folder of the build may be closed to others.
+        let binary = dir.path().join("gatepost-of-nobody");
+        fs::hard_link(command.get_program(), &binary)
+            .or_else(|_| fs::copy(command.get_program(), &binary).map(drop))
+            .unwrap();
+        command = Command::new(binary);
+        command.args(args).uid(65_534).gid(65_534);
+    }
+    let (code, text) = run(command);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("problem: device board: permission denied: "), "{text}");
+    assert!(text.contains("mode 0000") && text.contains("udev"), "{text}");
+}
+
+#[test]
+fn who_holds_the_port_is_named() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "tty");
+    let config = config(&dir, &device(port.path()));
+    let near = fs::OpenOptions::new().read(true).write(true).open(port.path()).unwrap();
+    let sleep = Running(Command::new("sleep").arg("600").stdin(near).spawn().unwrap());
+    let (code, text) = doctor(&config);
+    assert_eq!(code, 1, "{text}");
+    let holder = format!("is in use by sleep (pid {}", sleep.0.id());
+    assert!(text.contains(&holder), "{text}");
+    let (code, text) = run(gatepost(&["doctor", "--probe", port.path()]));
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&holder) && !text.contains("listening"), "a port in use is not listened to: {text}");
+}
+
+#[test]
+fn a_running_gateway_is_no_fault_and_is_left_alone() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "tty");
+    let path = port.path().to_owned();
+    let gateway = Gateway::start_in(dir, &device(&path));
+    // The config as it would be with a port of its own.
+    let other = TempDir::new().unwrap();
+    let listener = format!(
+        "[[broker.listener]]\naddress = \"127.0.0.1:{}\"\nallow_anonymous = true\n{}",
+        gateway.port(),
+        device(&path)
+    );
+    let config = config_with(&other, &listener);
+    let near = Path::new(&path).canonicalize().unwrap();
+    let is_open = |gateway: &Gateway| {
+        let mut files = fs::read_dir(format!("/proc/{}/fd", gateway.id())).unwrap().flatten();
+        files.any(|file| fs::read_link(file.path()).is_ok_and(|target| target == near))
+    };
+    wait_until("the gateway to open the port", || is_open(&gateway));
+    let (code, text) = doctor(&config);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains(&format!("is open in gatepost (pid {}", gateway.id())), "{text}");
+    assert!(text.contains(&format!("listens on 127.0.0.1:{}: CONNECT is accepted", gateway.port())), "{text}");
+    let (code, text) = run(gatepost(&["doctor", "--probe", &path]));
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("not probed") && !text.contains("listening"), "{text}");
+}
+
+#[test]
+fn a_broker_port_that_another_has_is_a_problem() {
+    let dir = TempDir::new().unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let config = config_with(&dir, &format!("[[broker.listener]]\naddress = \"{address}\"\nallow_anonymous = true\n"));
+    let (code, text) = doctor(&config);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&format!("problem: broker: {address} is in use by ")), "{text}");
+    assert!(text.contains(&format!("(pid {}", std::process::id())), "{text}");
+}
+
+#[test]
+#[ignore = "needs mosquitto"]
+fn mosquitto_on_the_brokers_port_is_named() {
+    let dir = TempDir::new().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mosquitto = program("mosquitto", &["-p", &free.port().to_string()]);
+    mosquitto.find("running");
+    let config = config_with(&dir, &format!("[[broker.listener]]\naddress = \"{free}\"\nallow_anonymous = true\n"));
+    let (code, text) = doctor(&config);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&format!("{free} is in use by mosquitto (pid {}", mosquitto.id())), "{text}");
+    assert!(text.contains("systemctl") && text.contains("mosquitto"), "{text}");
+}
+
+/// `script` in namespaces of its own, where it is root; `$CONFIG` names the config, `$GATEPOST` the binary.
+fn unshared(kind: &str, config: &str, script: &str) -> (i32, String) {
+    let mut command = Command::new("unshare");
+    let binary = gatepost(&[]).get_program().to_owned();
+    command.args(if is_root() { vec![kind] } else { vec!["-r", kind] });
+    command.args(["sh", "-ec", script]).env("CONFIG", config).env("GATEPOST", binary);
+    run(command)
+}
+
+#[test]
+#[ignore = "needs namespaces"]
+fn a_full_disk_is_a_problem() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("state")).unwrap();
+    let config = config(&dir, "");
+    let mount = "cd \"$(dirname \"$CONFIG\")\"; mount -t tmpfs -o size=24m none state";
+    let doctor = "exec \"$GATEPOST\" doctor -c \"$CONFIG\"";
+    let (code, text) = unshared("-m", &config, &format!("{mount}; {doctor}"));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("ok: disk: "), "{text}");
+    let (code, text) = unshared("-m", &config, &format!("{mount}; head -c 20000000 /dev/zero > state/x; {doctor}"));
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("problem: disk: disk full: ") && text.contains("of 24.0 MiB are free"), "{text}");
+    assert!(text.contains("→ df -h "), "{text}");
+    let (code, text) = unshared("-m", &config, &format!("{mount}; mount -o remount,ro state; {doctor}"));
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("problem: disk: the file system of state_dir"), "{text}");
+}
+
+/// The default listeners, in a network of its own: the ports are free there.
+#[test]
+#[ignore = "needs namespaces"]
+fn a_broker_for_this_machine_only_is_told_in_a_network() {
+    let dir = TempDir::new().unwrap();
+    let config = config_with(&dir, "");
+    let doctor = "exec \"$GATEPOST\" doctor -c \"$CONFIG\"";
+    let (code, text) = unshared("-n", &config, &format!("ip link set lo up; {doctor}"));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("127.0.0.1:1883 is free") && !text.contains("only this machine"), "{text}");
+    let (code, text) = unshared("-n", &config, &format!("ip link set lo up; ip addr add 10.1.2.3/24 dev lo; {doctor}"));
+    assert_eq!(code, 0, "a warning is no problem: {text}");
+    assert!(text.contains("warning: broker: only this machine reaches the broker"), "{text}");
+    assert!(text.contains("10.1.2.3:1883") && text.contains("password_file"), "{text}");
+}
+
+#[test]
+fn a_bad_configuration_is_a_problem_and_the_rest_is_looked_at() {
+    let dir = TempDir::new().unwrap();
+    let config = config(&dir, "[device.board]\nserail = { port = \"/dev/ttyUSB0\" }\n");
+    let (code, text) = doctor(&config);
+    assert_eq!(code, 1, "{text}");
+    for part in ["problem: configuration: ", "serail", "serial", "clock: ", "→ gatepost check -c "] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+}
+
+/// A device that says `octal` (as printf(1) writes it) again and again.
+fn talking(dir: &TempDir, octal: &str) -> (Port, Running) {
+    let port = Port::plugged(dir.path(), "tty");
+    let script = format!("while :; do printf '{octal}'; sleep 0.01; done");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).stdin(Stdio::null()).stdout(port.device_end());
+    (port, Running(command.spawn().unwrap()))
+}
+
+#[test]
+fn probe_learns_where_frames_end() {
+    for (says, framing) in [
+        (r"T=21.5 H=60\r\n", r#"framing = { type = "lines", terminator = "\r\n" }"#),
+        (r"T=21.5 H=60\n", r#"framing = "lines""#),
+        (r"4006381333931\003", r#"framing = { type = "delimited", delimiter = "\u0003" }"#),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let (port, _device) = talking(&dir, says);
+        let (code, text) = run(gatepost(&["doctor", "--probe", port.path(), "--seconds", "10"]));
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains(framing), "{says}: {text}");
+        let toml: Vec<&str> = text.lines().skip_while(|line| !line.contains("[device.")).take(4).collect();
+        let toml = toml.join("\n").replace("→ ", "");
+        let check = run(gatepost(&["check", "-c", &config(&dir, &toml)]));
+        assert_eq!(check.0, 0, "what it prints is a configuration: {check:?} {toml}");
+    }
+}
+
+#[test]
+fn probe_tells_noise_and_a_framing_that_does_not_fit() {
+    let dir = TempDir::new().unwrap();
+    let (port, noisy) = talking(&dir, r"\000\376\200\000\340\376\000\000\370\200\216\346");
+    let config = config(&dir, &device(port.path()));
+    let probe = ["doctor", "-c", &config, "--probe", "--seconds", "1"];
+    let (code, text) = run(gatepost(&probe));
+    assert_eq!(code, 0, "it may well be binary: {text}");
+    assert!(text.contains("warning: device board: ") && text.contains("at 9600 baud 100 % of "), "{text}");
+    drop(noisy);
+    drop(port);
+    fs::remove_file(dir.path().join("tty")).unwrap();
+    let (_port, _device) = talking(&dir, r"4006381333931\003");
+    let (code, text) = run(gatepost(&probe));
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("problem: device board: wrong framing: it speaks text at 9600 baud"), "{text}");
+    assert!(text.contains(r#"delimiter = "\u0003""#), "{text}");
+}
+
+#[test]
+fn a_device_that_says_nothing_is_told() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "tty");
+    let (code, text) = run(gatepost(&["doctor", "--probe", port.path(), "--seconds", "1"]));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("said nothing for 1s"), "{text}");
+}
