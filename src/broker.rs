@@ -23,6 +23,7 @@ use local::{LocalClient, LocalSettings};
 use sessions::Sessions;
 use share::Groups;
 pub use stats::BrokerStats;
+use store::Store;
 use stream::Peer;
 use sys::Sys;
 use tls::Tls;
@@ -33,6 +34,8 @@ pub mod auth;
 pub mod bus;
 mod connection;
 pub mod figures;
+mod filer;
+mod filing;
 mod flow;
 mod inflight;
 pub mod lane;
@@ -46,6 +49,7 @@ pub mod packet;
 mod queue;
 pub mod reader;
 mod relay;
+mod restore;
 pub mod retained;
 mod router;
 mod seat;
@@ -54,6 +58,7 @@ mod sessions;
 mod share;
 mod socket;
 mod stats;
+pub mod store;
 mod stream;
 pub mod subscriptions;
 mod sys;
@@ -132,6 +137,7 @@ struct Shared {
     limits: Limits,
     /// Refused connections are logged once a minute for each cause.
     refusals: Mutex<HashMap<&'static str, LogLimit>>,
+    store: Store,
     /// The same for handshakes of TLS and WebSocket.
     failed_handshakes: Mutex<HashMap<&'static str, LogLimit>>,
     /// Owns listeners, connections, sessions and their last words, groups.
@@ -145,12 +151,15 @@ impl Broker {
         let files = auth_files(settings);
         let auth = Auth::new(files.clone(), files.load()?);
         let listeners = listener::bind_all(&settings.listeners).await?;
-        let bus = Bus::start(BusSettings { max_retained: settings.max_retained, direct_readers: DIRECT_READERS })?;
+        let (store, restored) = restore::open(settings.database.clone()).await;
+        let limits = BusSettings { max_retained: settings.max_retained, direct_readers: DIRECT_READERS };
+        let bus = Bus::start_with(limits, store.clone())?;
         let shared = Arc::new(Shared {
             auth,
             started: Instant::now(),
             sys: Sys::new(bus.session_number(), Instant::now()),
             bus,
+            store,
             stats: BrokerStats::default(),
             sessions: Sessions::default(),
             groups: Groups::default(),
@@ -161,6 +170,8 @@ impl Broker {
             stop: CancellationToken::new(),
             settings: settings.clone(),
         });
+        // Before anybody is let in.
+        restore::all(&shared, restored);
         let tcp = |listener: &listener::Listener| match listener.address {
             Peer::Ip(address) => Some(address),
             Peer::Unix(_) => None,
@@ -221,6 +232,11 @@ impl Broker {
         &self.shared.bus
     }
 
+    /// What is on disk: its health and its counters.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
     /// Reads `password_file`, `acl_file` and the certificates again, if there are any; what comes of it is logged. A
     /// client whose user is gone, or has another password now, is disconnected; the others have their new rights at once.
     pub async fn reload_files(&self) {
@@ -240,10 +256,15 @@ impl Broker {
     }
 
     /// Closes every listener and connection. MQTT 5 clients get DISCONNECT 0x8B; wills are published, for the sessions
-    /// end here. Returns whether all of it was done within `deadline`.
+    /// end here, but for what is on disk. The disk has a time of its own after that. Returns whether all of it was done
+    /// within `deadline`.
     pub async fn stop(self, deadline: Duration) -> bool {
         self.cancel();
-        tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_ok()
+        let ended = tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_ok();
+        if !self.shared.store.close(CLOSE_TIME).await {
+            tracing::warn!("the disk was not done in time: the last changes may be missing at the next start");
+        }
+        ended
     }
 
     fn cancel(&self) {
@@ -258,6 +279,9 @@ impl Drop for Broker {
         self.cancel();
     }
 }
+
+/// How long the store may take to write the rest and to put its file in order.
+const CLOSE_TIME: Duration = Duration::from_millis(700);
 
 /// What is wrong with `password_file` and `acl_file`, as [`Broker::start`] would find. Blocks.
 pub fn access_errors(settings: &config::Broker) -> impl Iterator<Item = FileError> + use<> {

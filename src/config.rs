@@ -162,7 +162,7 @@ fn read(context: &Context, root: &raw::Table) -> (Config, Vec<String>) {
     let mut table = Table::new(context, root, start, String::new());
     let gateway = Gateway::read(table.section("gateway"), &context.environment);
     let log = Log::read(table.section("log"));
-    let (broker, listeners) = Broker::read(table.section("broker"));
+    let (broker, listeners) = Broker::read(table.section("broker"), &gateway.state_dir);
     let checked = device::read_all(table.get("device"), &gateway);
     unsupported::read(&mut table, &gateway);
     table.finish();

@@ -269,7 +269,8 @@ impl Device {
 
     async fn publish_retained(&self, topic: &TopicName, payload: Bytes) {
         let message = Publish { topic: topic.clone(), payload, qos: Qos::AtLeastOnce, retain: true };
-        if let Err(error) = self.client.publish(message).await {
+        // Said anew at each start, and often: not for the disk.
+        if let Err(error) = self.client.clone().volatile().publish(message).await {
             tracing::warn!(device = self.name(), %topic, %error, "the device's status was not published");
         }
     }

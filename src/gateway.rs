@@ -62,7 +62,8 @@ impl Gateway {
             let client = broker.client();
             devices.push(Arc::new(Device::new(device, &config.gateway, client, stop.clone())?));
         }
-        let client = broker.client();
+        // The status is said anew at each start: not for the disk.
+        let client = broker.client().volatile();
         let mut tasks = JoinSet::new();
         for device in &devices {
             tasks.spawn(supervise(device.clone()));

@@ -77,7 +77,7 @@ fn every_commented_example_is_right_or_marked_not_yet() {
     for error in errors.all() {
         assert!(error.message.ends_with("not supported in this version"), "{error}");
     }
-    for key in ["gateway.control", "broker.persistence", "bridge.cloud", "http", "device.weather.udp"] {
+    for key in ["gateway.control", "bridge.cloud", "http", "device.weather.udp"] {
         assert!(refused.contains(&key), "{key} is not refused: {refused:?}");
     }
     // Without what is refused, the rest is right.

@@ -18,6 +18,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rumqttd", &["broker/router.rs"]),
     ("rumqttc", &["cli/pub_sub.rs", "cli/pub_sub/"]),
     ("tokio_serial", &["transport/serial.rs"]),
+    ("rusqlite", &["broker/store/database.rs", "broker/store/restore.rs"]),
 ];
 
 struct Source {

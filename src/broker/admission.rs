@@ -32,7 +32,7 @@ pub struct Terms {
 pub enum SessionExpiry {
     /// It ends with the connection if zero.
     After(Duration),
-    /// It is kept until the gateway stops.
+    /// It is kept for ever.
     Never,
 }
 
@@ -214,7 +214,7 @@ mod tests {
             queue_full: config::QueueFull::DropOldest,
             session_expiry_limit: Duration::from_secs(1000),
             max_retained: 10,
-            persistence: false,
+            database: None,
             sys_interval: None,
             password_file: None,
             acl_file: None,

@@ -234,6 +234,11 @@ fn unless_wrong<T>(read: Option<Result<T, FileError>>) -> Option<T> {
 }
 
 impl Login {
+    /// Who a kept session belongs to until its client comes: nobody has proved to be that.
+    pub fn of(user: Option<Arc<str>>) -> Login {
+        Login { user, proof: None }
+    }
+
     /// The user's name; `None`: the client is anonymous.
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()

@@ -11,6 +11,8 @@ use tokio::task::consume_budget;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::is_reserved;
+use super::filer::Filer;
+use super::filing::Filing;
 use super::flow::{Admission, Flow};
 use super::lane::Lane;
 use super::message::{Envelope, Message};
@@ -18,6 +20,7 @@ use super::reader::Reader;
 use super::relay;
 use super::retained::{Retained, Retention, Snapshot};
 use super::router::{self, Sender, Stopped};
+use super::store::{Change, Store, Urgency};
 use crate::stats::Counter;
 use crate::topic::TopicFilter;
 
@@ -62,6 +65,8 @@ pub enum TryPublishError {
 pub struct Published {
     /// Whether anyone reads its lane. False does not mean that it was lost: nobody subscribed to it.
     pub read: bool,
+    /// Where its lane ended after it, if it was read.
+    pub(super) position: u64,
     /// For RETAIN 1: what the retained store did.
     pub retained: Option<Retention>,
 }
@@ -92,6 +97,8 @@ pub(super) struct Shared {
     /// One publishes at a time.
     pub(super) publisher: Mutex<Sender>,
     pub(super) flow: Flow,
+    pub(super) filing: Filing,
+    store: Store,
     pub(super) stats: BusStats,
     /// Cancelled when the router has ended.
     pub(super) stopped: CancellationToken,
@@ -107,10 +114,17 @@ type RefreshSys = Box<dyn Fn() + Send + Sync>;
 impl Bus {
     /// Starts the router. Its thread cannot be stopped and lives as long as the process: start one bus.
     pub fn start(settings: BusSettings) -> Result<Bus, BusError> {
+        Bus::start_with(settings, Store::off())
+    }
+
+    /// As [`Bus::start`]; what is retained goes into `store`.
+    pub fn start_with(settings: BusSettings, store: Store) -> Result<Bus, BusError> {
         let (sender, receiver) = router::start().map_err(|Stopped| BusError::Stopped)?;
         let shared = Arc::new(Shared {
             publisher: Mutex::new(sender),
             flow: Flow::new(router::LANE_BUDGET, settings.direct_readers),
+            filing: Filing::new(),
+            store,
             stats: BusStats::default(),
             stopped: CancellationToken::new(),
             retained: Mutex::new(Retained::new(settings.max_retained)),
@@ -131,8 +145,8 @@ impl Bus {
         if envelope.retain() {
             return self.publish_retained(envelope);
         }
-        let read = self.0.push(envelope, 0)?.read;
-        Ok(Published { read, retained: None })
+        let Pushed { read, position, .. } = self.0.push(envelope, 0)?;
+        Ok(Published { read, position, retained: None })
     }
 
     /// Waits until `lane` has room again. Another publisher may take the room: try again in a loop.
@@ -160,6 +174,49 @@ impl Bus {
         Reader::new(self.0.clone())
     }
 
+    /// A new durable reader, of no lane yet.
+    pub(super) fn filer(&self) -> Filer {
+        Filer::new(self.0.clone())
+    }
+
+    /// Whether a session or a group on disk reads `lane`.
+    pub(super) fn is_durable(&self, lane: Lane) -> bool {
+        self.0.filing.is_durable(lane)
+    }
+
+    /// Whether all that follows from the messages on `lane` up to `position` has been given to the store.
+    pub(super) fn is_filed(&self, lane: Lane, position: u64) -> bool {
+        self.0.filing.is_filed(lane, position)
+    }
+
+    /// Waits for that.
+    pub(super) async fn filed(&self, lane: Lane, position: u64) {
+        self.0.filing.filed(lane, position).await;
+    }
+
+    /// Takes in what was retained when the gateway ended; returns how many there was no room for.
+    pub(super) fn restore(&self, messages: Vec<Message>) -> usize {
+        let (mut retained, now) = (self.0.retained.lock(), Instant::now());
+        let mut refused = 0;
+        for message in messages {
+            let expired = message.expires().is_some_and(|expires| expires <= now);
+            if expired || retained.admit(message.topic(), false, now).is_none() {
+                refused += usize::from(!expired);
+                self.0.store.submit(Change::Forget { topic: message.topic().into(), urgency: Urgency::Lazy });
+            } else {
+                retained.update(message);
+            }
+        }
+        self.0.forget_expired(&mut retained);
+        refused
+    }
+
+    /// Gives all that is retained to the store anew.
+    pub(super) fn save(&self) {
+        let retained = self.0.retained.lock();
+        retained.iter().for_each(|message| self.0.keep(message, false, Urgency::Lazy));
+    }
+
     /// The retained messages that `filter` matches now, without expired ones.
     pub fn retained(&self, filter: &TopicFilter) -> Snapshot {
         self.retained_of([filter])
@@ -173,7 +230,10 @@ impl Bus {
                 refresh();
             }
         }
-        self.0.retained.lock().snapshot(filters, Instant::now())
+        let mut retained = self.0.retained.lock();
+        let snapshot = retained.snapshot(filters, Instant::now());
+        self.0.forget_expired(&mut retained);
+        snapshot
     }
 
     /// Calls `refresh` from now on before retained messages below `$SYS` are looked up: it publishes what has changed,
@@ -209,14 +269,19 @@ impl Bus {
         let mut retained = self.0.retained.lock();
         let now = Instant::now();
         let deletes = envelope.payload().is_empty();
-        let Some(version) = retained.admit(envelope.topic(), deletes, now) else {
-            let read = self.0.push(envelope, 0)?.read;
+        let version = retained.admit(envelope.topic(), deletes, now);
+        self.0.forget_expired(&mut retained);
+        let Some(version) = version else {
+            let Pushed { read, position, .. } = self.0.push(envelope, 0)?;
             self.0.stats.retained_refused.increment();
-            return Ok(Published { read, retained: Some(Retention::Refused) });
+            return Ok(Published { read, position, retained: Some(Retention::Refused) });
         };
-        let pushed = self.0.push(envelope, version)?;
-        let message = Message::decode(pushed.bytes).map_err(|_| BusError::Stopped)?;
-        Ok(Published { read: pushed.read, retained: Some(retained.update(message)) })
+        let urgency = envelope.urgency();
+        let Pushed { bytes, read, position } = self.0.push(envelope, version)?;
+        let message = Message::decode(bytes).map_err(|_| BusError::Stopped)?;
+        // Under the lock: so the last one on disk is the last one on the lane, too.
+        self.0.keep(&message, deletes, urgency);
+        Ok(Published { read, position, retained: Some(retained.update(message)) })
     }
 }
 
@@ -230,9 +295,28 @@ impl fmt::Debug for Bus {
 struct Pushed {
     bytes: Bytes,
     read: bool,
+    /// Where its lane ended after it; 0: unread.
+    position: u64,
 }
 
 impl Shared {
+    /// Lets the store know what is retained now. What the broker itself says on `$SYS` is never kept.
+    fn keep(&self, message: &Message, deletes: bool, urgency: Urgency) {
+        if !self.store.is_on() || message.is_volatile() || message.topic().starts_with("$SYS/") {
+            return;
+        }
+        self.store.submit(match deletes {
+            true => Change::Forget { topic: message.topic().into(), urgency },
+            false => Change::Retain(message.clone(), urgency),
+        });
+    }
+
+    fn forget_expired(&self, retained: &mut Retained) {
+        for message in retained.take_expired() {
+            self.keep(&message, true, Urgency::Lazy);
+        }
+    }
+
     fn push(&self, envelope: Envelope, retained_version: u64) -> Result<Pushed, TryPublishError> {
         let lane = envelope.lane();
         let mut publisher = self.publisher.lock();
@@ -251,12 +335,12 @@ impl Shared {
                     self.flow.note_routed(lane, position);
                     publisher.publish(lane, bytes.clone()).map_err(|Stopped| BusError::Stopped)?;
                 }
-                Pushed { bytes, read: true }
+                Pushed { bytes, read: true, position }
             }
             Admission::Unread => {
                 drop(publisher);
                 self.stats.unread.increment();
-                Pushed { bytes: envelope.seal(0, retained_version), read: false }
+                Pushed { bytes: envelope.seal(0, retained_version), read: false, position: 0 }
             }
         };
         self.stats.published.increment();

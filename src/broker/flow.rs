@@ -84,6 +84,11 @@ impl Flow {
         self.lane(lane).head.fetch_add(size, SeqCst) + size
     }
 
+    /// The bytes ever added to `lane`.
+    pub(super) fn head(&self, lane: Lane) -> u64 {
+        self.lane(lane).head.load(SeqCst)
+    }
+
     /// Notes that the router has the message that was added last.
     pub(super) fn note_routed(&self, lane: Lane, head: u64) {
         self.lane(lane).routed.store(head, SeqCst);

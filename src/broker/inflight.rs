@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::packet::AckKind;
+use super::store::{HoldKey, RowId, Ticket};
 use crate::qos::Qos;
 
 /// Packet identifiers run from 1 to this.
@@ -27,21 +28,53 @@ pub struct Inflight<T> {
 }
 
 #[derive(Debug)]
-enum Slot<T> {
+struct Slot<T> {
+    state: State<T>,
+    /// Whether it went out before, if only on an earlier connection.
+    was_sent: bool,
+    filed: Option<Filed>,
+}
+
+#[derive(Debug)]
+enum State<T> {
     Publish { message: T, qos: Qos },
     Released,
     Done,
 }
 
-/// What is to be sent again on a new connection.
+/// The place of a message on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filed {
+    /// Its row.
+    pub row: RowId,
+    /// QoS 2: when this is done the next packet of the exchange may go out.
+    pub ticket: Ticket,
+    /// QoS 2: the message must not be held by this key any more either.
+    pub hold: Option<HoldKey>,
+}
+
+/// A message that was on its way when the gateway ended.
+#[derive(Debug)]
+pub struct Unfinished<T> {
+    /// Its identifier.
+    pub id: u16,
+    /// Its place on disk.
+    pub row: RowId,
+    /// `None`: released.
+    pub message: Option<(T, Qos)>,
+}
+
+/// What is to be sent: again on a new connection, or for the first time when it is on disk.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Resend<'a, T> {
-    /// PUBLISH with DUP [MQTT-4.4.0-1].
+    /// PUBLISH.
     Publish {
         /// The identifier it had.
         id: u16,
         /// The QoS it had.
         qos: Qos,
+        /// Whether it was sent before: DUP [MQTT-4.4.0-1].
+        dup: bool,
         /// The message.
         message: &'a T,
     },
@@ -50,15 +83,17 @@ pub enum Resend<'a, T> {
         /// The identifier of its PUBLISH.
         id: u16,
     },
+    /// Nothing before the disk has it.
+    Unwritten,
 }
 
 /// What an acknowledgement calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acked {
-    /// The message is done.
-    Done,
-    /// PUBREL is to be sent.
-    Release,
+    /// The message is done, and its place on disk can go.
+    Done(Option<RowId>),
+    /// PUBREL is to be sent, when the disk knows that, for which [`Inflight::released`] is to be called.
+    Release(Option<RowId>),
     /// Nothing waits under that identifier.
     Unknown,
     /// Something waits, but for another acknowledgement.
@@ -79,26 +114,62 @@ impl<T> Inflight<T> {
         self.on_the_way = 0;
     }
 
-    /// The next message to send again, if the window has room. Call until `None`, then [`Inflight::has_room`].
-    pub fn resend(&mut self) -> Option<Resend<'_, T>> {
-        while self.on_the_way < self.window && self.sent < self.slots.len() {
-            let index = self.sent;
-            let id = self.id_at(index);
-            self.sent += 1;
-            if !matches!(self.slots[index], Slot::Done) {
-                self.on_the_way += 1;
-                return match &self.slots[index] {
-                    Slot::Publish { message, qos } => Some(Resend::Publish { id, qos: *qos, message }),
-                    _ => Some(Resend::Pubrel { id }),
-                };
+    /// Takes in what was on its way when the gateway ended. Identifiers must be distinct.
+    pub fn restore(&mut self, mut unfinished: Vec<Unfinished<T>>) {
+        unfinished.sort_unstable_by_key(|one| one.id);
+        // They were given out in turn, so the oldest stands behind the largest gap.
+        let gap = |index: usize| {
+            let before = unfinished[(index + unfinished.len() - 1) % unfinished.len()].id;
+            (usize::from(unfinished[index].id) + IDS - usize::from(before) - 1) % IDS
+        };
+        let Some(oldest) = (0..unfinished.len()).max_by_key(|&index| gap(index)) else { return };
+        unfinished.rotate_left(oldest);
+        self.slots.clear();
+        self.first_id = unfinished[0].id;
+        for Unfinished { id, row, message } in unfinished {
+            while self.next_id() != id {
+                self.slots.push_back(Slot { state: State::Done, was_sent: true, filed: None });
             }
+            let state = message.map_or(State::Released, |(message, qos)| State::Publish { message, qos });
+            let filed = Filed { row, ticket: Ticket::DONE, hold: None };
+            self.slots.push_back(Slot { state, was_sent: true, filed: Some(filed) });
+        }
+    }
+
+    /// The next message to send, if the window has room. `is_written` says whether the disk is as far as that. Call
+    /// until `None` or [`Resend::Unwritten`].
+    pub fn resend(&mut self, is_written: impl Fn(&Filed) -> bool) -> Option<Resend<'_, T>> {
+        while self.on_the_way < self.window && self.sent < self.slots.len() {
+            if matches!(self.slots[self.sent].state, State::Done) {
+                self.sent += 1;
+                continue;
+            }
+            let id = self.id_at(self.sent);
+            let slot = &mut self.slots[self.sent];
+            let waits = !matches!(slot.state, State::Publish { qos: Qos::AtMostOnce | Qos::AtLeastOnce, .. });
+            if waits && slot.filed.as_ref().is_some_and(|filed| !is_written(filed)) {
+                return Some(Resend::Unwritten);
+            }
+            self.sent += 1;
+            self.on_the_way += 1;
+            let dup = std::mem::replace(&mut slot.was_sent, true);
+            return match &slot.state {
+                State::Publish { message, qos } => Some(Resend::Publish { id, qos: *qos, dup, message }),
+                _ => Some(Resend::Pubrel { id }),
+            };
         }
         None
     }
 
-    /// Whether a new message may be sent.
+    /// Whether a new message may be taken in.
     pub fn has_room(&self) -> bool {
-        self.sent == self.slots.len() && self.on_the_way < self.window && self.slots.len() < SPAN.max(self.window)
+        let unsent = self.slots.len() - self.sent;
+        self.on_the_way + unsent < self.window && self.slots.len() < SPAN.max(self.window)
+    }
+
+    /// Whether nothing waits to be sent, so that a new message may be sent at once.
+    pub fn is_level(&self) -> bool {
+        self.sent == self.slots.len()
     }
 
     /// The identifier that the next message will have.
@@ -106,60 +177,86 @@ impl<T> Inflight<T> {
         self.id_at(self.slots.len())
     }
 
-    /// Takes in a message that is sent now and returns its identifier. Call only if [`Inflight::has_room`].
-    pub fn push(&mut self, message: T, qos: Qos) -> u16 {
-        debug_assert!(self.has_room() && qos > Qos::AtMostOnce);
+    /// Takes in a message that is sent now and returns its identifier. Call only if [`Inflight::has_room`] and
+    /// [`Inflight::is_level`].
+    pub fn push(&mut self, message: T, qos: Qos, filed: Option<Filed>) -> u16 {
+        debug_assert!(self.has_room() && self.is_level() && qos > Qos::AtMostOnce);
         let id = self.next_id();
-        self.slots.push_back(Slot::Publish { message, qos });
+        self.slots.push_back(Slot { state: State::Publish { message, qos }, was_sent: true, filed });
         self.sent += 1;
         self.on_the_way += 1;
         id
     }
 
+    /// Takes in a message that [`Inflight::resend`] will give out in its turn. Call only if [`Inflight::has_room`].
+    pub fn line_up(&mut self, message: T, qos: Qos, filed: Option<Filed>) {
+        debug_assert!(self.has_room() && qos > Qos::AtMostOnce);
+        self.slots.push_back(Slot { state: State::Publish { message, qos }, was_sent: false, filed });
+    }
+
     /// Leaves out the next identifier, as if a message had been sent with it and acknowledged.
     pub fn skip_id(&mut self) {
-        self.slots.push_back(Slot::Done);
-        self.sent += 1;
+        self.sent += usize::from(self.is_level());
+        self.slots.push_back(Slot { state: State::Done, was_sent: true, filed: None });
         self.trim();
     }
 
     /// An acknowledgement came; `failed`: with a reason code of 0x80 or above, which ends the exchange.
     pub fn acknowledge(&mut self, kind: AckKind, id: u16, failed: bool) -> Acked {
-        let index = (usize::from(id) + IDS - usize::from(self.first_id)) % IDS;
-        let Some(slot) = self.slots.get_mut(index) else { return Acked::Unknown };
-        match (kind, &*slot) {
-            (_, Slot::Done) => return Acked::Unknown,
-            (AckKind::Puback, Slot::Publish { qos: Qos::AtLeastOnce, .. }) | (AckKind::Pubcomp, Slot::Released) => {}
-            (AckKind::Pubrec, Slot::Publish { qos: Qos::ExactlyOnce, .. }) if failed => {}
-            (AckKind::Pubrec, Slot::Publish { qos: Qos::ExactlyOnce, .. } | Slot::Released) => {
-                *slot = Slot::Released;
-                return Acked::Release;
+        let index = self.index_of(id);
+        let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.was_sent) else { return Acked::Unknown };
+        match (kind, &slot.state) {
+            (_, State::Done) => return Acked::Unknown,
+            (AckKind::Puback, State::Publish { qos: Qos::AtLeastOnce, .. }) | (AckKind::Pubcomp, State::Released) => {}
+            (AckKind::Pubrec, State::Publish { qos: Qos::ExactlyOnce, .. }) if failed => {}
+            (AckKind::Pubrec, State::Publish { qos: Qos::ExactlyOnce, .. } | State::Released) => {
+                slot.state = State::Released;
+                return Acked::Release(slot.filed.map(|filed| filed.row));
             }
             _ => return Acked::Unexpected,
         }
-        self.finish(index);
-        Acked::Done
+        Acked::Done(self.finish(index))
     }
 
-    /// Gives up a message that cannot be sent on this connection.
-    pub fn abandon(&mut self, id: u16) {
-        let index = (usize::from(id) + IDS - usize::from(self.first_id)) % IDS;
-        if self.slots.get(index).is_some_and(|slot| !matches!(slot, Slot::Done)) {
-            self.finish(index);
+    /// PUBREL for `id` may go out, now or on a later connection, when `ticket` is done.
+    pub fn released(&mut self, id: u16, ticket: Ticket) {
+        let index = self.index_of(id);
+        if let Some(filed) = self.slots.get_mut(index).and_then(|slot| slot.filed.as_mut()) {
+            (filed.ticket, filed.hold) = (ticket, None);
         }
+    }
+
+    /// Gives up a message that cannot be sent on this connection; returns its place on disk.
+    pub fn abandon(&mut self, id: u16) -> Option<RowId> {
+        let index = self.index_of(id);
+        self.slots.get(index).filter(|slot| !matches!(slot.state, State::Done))?;
+        self.finish(index)
     }
 
     /// The messages that were sent and not taken over by the client.
     pub fn into_messages(self) -> impl Iterator<Item = T> {
-        self.slots.into_iter().filter_map(|slot| match slot {
-            Slot::Publish { message, .. } => Some(message),
-            Slot::Released | Slot::Done => None,
+        self.slots.into_iter().filter_map(|slot| match slot.state {
+            State::Publish { message, .. } => Some(message),
+            State::Released | State::Done => None,
+        })
+    }
+
+    /// All that is not done, oldest first: the identifier, the message unless it is released, the place on disk.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u16, Option<&mut T>, &mut Option<Filed>)> {
+        let first = self.first_id;
+        self.slots.iter_mut().enumerate().filter_map(move |(index, slot)| {
+            let message = match &mut slot.state {
+                State::Publish { message, .. } => Some(message),
+                State::Released => None,
+                State::Done => return None,
+            };
+            Some((id_at(first, index), message, &mut slot.filed))
         })
     }
 
     /// Messages not acknowledged.
     pub fn len(&self) -> usize {
-        self.slots.iter().filter(|slot| !matches!(slot, Slot::Done)).count()
+        self.slots.iter().filter(|slot| !matches!(slot.state, State::Done)).count()
     }
 
     /// Messages sent on this connection, or the last one, and not acknowledged.
@@ -167,27 +264,38 @@ impl<T> Inflight<T> {
         self.on_the_way
     }
 
-    fn finish(&mut self, index: usize) {
-        self.slots[index] = Slot::Done;
+    fn finish(&mut self, index: usize) -> Option<RowId> {
+        let slot = &mut self.slots[index];
+        slot.state = State::Done;
+        let row = slot.filed.take().map(|filed| filed.row);
         if index < self.sent {
             self.on_the_way -= 1;
         }
         self.trim();
+        row
     }
 
     /// Forgets what is done, up to the oldest that is not.
     fn trim(&mut self) {
-        while matches!(self.slots.front(), Some(Slot::Done)) {
+        while matches!(self.slots.front(), Some(Slot { state: State::Done, .. })) {
             self.slots.pop_front();
             self.first_id = self.id_at(1);
             self.sent = self.sent.saturating_sub(1);
         }
     }
 
-    fn id_at(&self, index: usize) -> u16 {
-        // At most 65 535, because of the remainder.
-        ((usize::from(self.first_id) - 1 + index) % IDS + 1) as u16
+    fn index_of(&self, id: u16) -> usize {
+        (usize::from(id) + IDS - usize::from(self.first_id)) % IDS
     }
+
+    fn id_at(&self, index: usize) -> u16 {
+        id_at(self.first_id, index)
+    }
+}
+
+fn id_at(first: u16, index: usize) -> u16 {
+    // At most 65 535, because of the remainder.
+    ((usize::from(first) - 1 + index) % IDS + 1) as u16
 }
 
 #[cfg(test)]
@@ -195,12 +303,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::broker::store::Store;
 
     fn filled(window: u16, qos: &[Qos]) -> Inflight<usize> {
         let mut inflight = Inflight::default();
         inflight.connect(window);
         for (message, &qos) in qos.iter().enumerate() {
-            inflight.push(message, qos);
+            inflight.push(message, qos, None);
         }
         inflight
     }
@@ -209,9 +318,9 @@ mod tests {
     fn the_window_closes_and_opens() {
         let mut inflight = filled(2, &[Qos::AtLeastOnce, Qos::AtLeastOnce]);
         assert!(!inflight.has_room());
-        assert_eq!(inflight.acknowledge(AckKind::Puback, 2, false), Acked::Done);
+        assert_eq!(inflight.acknowledge(AckKind::Puback, 2, false), Acked::Done(None));
         assert!(inflight.has_room());
-        assert_eq!(inflight.push(2, Qos::AtLeastOnce), 3);
+        assert_eq!(inflight.push(2, Qos::AtLeastOnce, None), 3);
         assert_eq!(inflight.acknowledge(AckKind::Puback, 2, false), Acked::Unknown);
     }
 
@@ -219,12 +328,12 @@ mod tests {
     fn an_identifier_can_be_left_out() {
         let mut inflight = filled(3, &[]);
         inflight.skip_id();
-        assert_eq!((inflight.len(), inflight.push(1, Qos::AtLeastOnce)), (0, 2));
+        assert_eq!((inflight.len(), inflight.push(1, Qos::AtLeastOnce, None)), (0, 2));
         inflight.skip_id();
-        assert_eq!(inflight.push(2, Qos::AtLeastOnce), 4);
+        assert_eq!(inflight.push(2, Qos::AtLeastOnce, None), 4);
         assert_eq!(inflight.acknowledge(AckKind::Puback, 3, false), Acked::Unknown);
-        assert_eq!(inflight.acknowledge(AckKind::Puback, 2, false), Acked::Done);
-        assert_eq!(inflight.acknowledge(AckKind::Puback, 4, false), Acked::Done);
+        assert_eq!(inflight.acknowledge(AckKind::Puback, 2, false), Acked::Done(None));
+        assert_eq!(inflight.acknowledge(AckKind::Puback, 4, false), Acked::Done(None));
         assert_eq!((inflight.len(), inflight.next_id()), (0, 5));
     }
 
@@ -233,11 +342,11 @@ mod tests {
         let mut inflight = filled(5, &[Qos::ExactlyOnce, Qos::ExactlyOnce]);
         assert_eq!(inflight.acknowledge(AckKind::Puback, 1, false), Acked::Unexpected);
         assert_eq!(inflight.acknowledge(AckKind::Pubcomp, 1, false), Acked::Unexpected);
-        assert_eq!(inflight.acknowledge(AckKind::Pubrec, 1, false), Acked::Release);
+        assert_eq!(inflight.acknowledge(AckKind::Pubrec, 1, false), Acked::Release(None));
         assert_eq!(inflight.acknowledge(AckKind::Puback, 1, false), Acked::Unexpected);
-        assert_eq!(inflight.acknowledge(AckKind::Pubrec, 1, false), Acked::Release);
-        assert_eq!(inflight.acknowledge(AckKind::Pubcomp, 1, false), Acked::Done);
-        assert_eq!(inflight.acknowledge(AckKind::Pubrec, 2, true), Acked::Done);
+        assert_eq!(inflight.acknowledge(AckKind::Pubrec, 1, false), Acked::Release(None));
+        assert_eq!(inflight.acknowledge(AckKind::Pubcomp, 1, false), Acked::Done(None));
+        assert_eq!(inflight.acknowledge(AckKind::Pubrec, 2, true), Acked::Done(None));
         assert_eq!(inflight.len(), 0);
     }
 
@@ -248,22 +357,25 @@ mod tests {
         inflight.acknowledge(AckKind::Puback, 3, false);
         inflight.connect(1);
         assert!(!inflight.has_room(), "nothing new before the old");
-        assert_eq!(inflight.resend(), Some(Resend::Publish { id: 1, qos: Qos::AtLeastOnce, message: &0 }));
-        assert_eq!(inflight.resend(), None, "the window is full");
+        assert_eq!(
+            inflight.resend(|_| true),
+            Some(Resend::Publish { id: 1, qos: Qos::AtLeastOnce, dup: true, message: &0 })
+        );
+        assert_eq!(inflight.resend(|_| true), None, "the window is full");
         inflight.acknowledge(AckKind::Puback, 1, false);
-        assert_eq!(inflight.resend(), Some(Resend::Pubrel { id: 2 }));
+        assert_eq!(inflight.resend(|_| true), Some(Resend::Pubrel { id: 2 }));
         inflight.acknowledge(AckKind::Pubcomp, 2, false);
-        assert_eq!(inflight.resend(), None);
-        assert_eq!((inflight.has_room(), inflight.push(9, Qos::AtLeastOnce)), (true, 4));
+        assert_eq!(inflight.resend(|_| true), None);
+        assert_eq!((inflight.has_room(), inflight.push(9, Qos::AtLeastOnce, None)), (true, 4));
     }
 
     #[test]
     fn identifiers_wrap_without_zero() {
         let mut inflight = filled(1, &[]);
         for round in 0..70_000usize {
-            let id = inflight.push(round, Qos::AtLeastOnce);
+            let id = inflight.push(round, Qos::AtLeastOnce, None);
             assert_eq!(usize::from(id), round % 65_535 + 1);
-            assert_eq!(inflight.acknowledge(AckKind::Puback, id, false), Acked::Done);
+            assert_eq!(inflight.acknowledge(AckKind::Puback, id, false), Acked::Done(None));
         }
     }
 
@@ -272,13 +384,59 @@ mod tests {
         let mut inflight = filled(2, &[Qos::AtLeastOnce]);
         let mut sent = 1;
         while inflight.has_room() {
-            let id = inflight.push(sent, Qos::AtLeastOnce);
+            let id = inflight.push(sent, Qos::AtLeastOnce, None);
             inflight.acknowledge(AckKind::Puback, id, false);
             sent += 1;
         }
         assert_eq!(sent, SPAN);
         inflight.acknowledge(AckKind::Puback, 1, false);
         assert!(inflight.has_room());
+    }
+
+    fn filed(ticket: Ticket) -> Option<Filed> {
+        Some(Filed { row: Store::off().next_row(), ticket, hold: None })
+    }
+
+    #[test]
+    fn what_waits_for_the_disk_holds_up_what_is_behind_it() {
+        let mut inflight = filled(3, &[]);
+        inflight.line_up(0, Qos::ExactlyOnce, filed(Ticket::DONE));
+        inflight.line_up(1, Qos::AtLeastOnce, filed(Ticket::DONE));
+        assert!(inflight.has_room() && !inflight.is_level());
+        assert_eq!(inflight.resend(|_| false), Some(Resend::Unwritten));
+        assert_eq!(inflight.acknowledge(AckKind::Pubrec, 1, false), Acked::Unknown, "it was never sent");
+        assert!(matches!(inflight.resend(|_| true), Some(Resend::Publish { id: 1, dup: false, message: 0, .. })));
+        assert!(matches!(inflight.resend(|_| false), Some(Resend::Publish { id: 2, dup: false, message: 1, .. })));
+        assert!(inflight.has_room() && inflight.is_level());
+        let Acked::Release(Some(_)) = inflight.acknowledge(AckKind::Pubrec, 1, false) else { panic!() };
+        inflight.released(1, Ticket::DONE);
+        inflight.connect(3);
+        assert_eq!(inflight.resend(|_| false), Some(Resend::Unwritten), "PUBREL waits too");
+        assert_eq!(inflight.resend(|_| true), Some(Resend::Pubrel { id: 1 }));
+        assert!(matches!(inflight.resend(|_| false), Some(Resend::Publish { id: 2, dup: true, .. })));
+        assert!(matches!(inflight.acknowledge(AckKind::Puback, 2, false), Acked::Done(Some(_))));
+    }
+
+    #[test]
+    fn what_was_restored_keeps_its_identifiers_and_its_order() {
+        let unfinished = |id, message: Option<usize>| Unfinished {
+            id,
+            row: Store::off().next_row(),
+            message: message.map(|message| (message, Qos::ExactlyOnce)),
+        };
+        let mut inflight = Inflight::default();
+        inflight.restore(vec![unfinished(2, Some(7)), unfinished(65_534, None), unfinished(1, Some(6))]);
+        inflight.connect(10);
+        assert_eq!((inflight.len(), inflight.next_id()), (3, 3));
+        let ids: Vec<_> = inflight.iter_mut().map(|(id, message, _)| (id, message.copied())).collect();
+        assert_eq!(ids, [(65_534, None), (1, Some(6)), (2, Some(7))]);
+        assert_eq!(inflight.resend(|_| true), Some(Resend::Pubrel { id: 65_534 }));
+        assert!(matches!(inflight.resend(|_| true), Some(Resend::Publish { id: 1, dup: true, message: 6, .. })));
+        assert!(matches!(inflight.resend(|_| true), Some(Resend::Publish { id: 2, dup: true, message: 7, .. })));
+        assert_eq!(inflight.resend(|_| true), None);
+        let mut none: Inflight<usize> = Inflight::default();
+        none.restore(Vec::new());
+        assert_eq!(none.next_id(), 1);
     }
 
     proptest! {
@@ -289,15 +447,15 @@ mod tests {
             inflight.connect(window);
             for (step, id) in steps {
                 match step {
-                    0 | 1 if inflight.has_room() => {
-                        inflight.push((), if step == 0 { Qos::AtLeastOnce } else { Qos::ExactlyOnce });
+                    0 | 1 if inflight.has_room() && inflight.is_level() => {
+                        inflight.push((), if step == 0 { Qos::AtLeastOnce } else { Qos::ExactlyOnce }, None);
                     }
                     2 => drop(inflight.acknowledge(AckKind::Puback, id, false)),
                     3 => drop(inflight.acknowledge(AckKind::Pubrec, id, false)),
                     4 => drop(inflight.acknowledge(AckKind::Pubcomp, id, false)),
                     5 => {
                         inflight.connect(window);
-                        while inflight.resend().is_some() {}
+                        while inflight.resend(|_| true).is_some() {}
                     }
                     _ => {}
                 }

@@ -63,6 +63,8 @@ pub struct LocalClient {
     bus: Bus,
     settings: LocalSettings,
     session: u64,
+    /// Whether what it retains goes to disk.
+    keeps: bool,
 }
 
 /// A message for a local subscriber.
@@ -95,7 +97,13 @@ pub struct Subscriber {
 impl LocalClient {
     /// A client with a new identity.
     pub fn new(bus: Bus, settings: LocalSettings) -> LocalClient {
-        LocalClient { session: bus.session_number(), bus, settings }
+        LocalClient { session: bus.session_number(), bus, settings, keeps: true }
+    }
+
+    /// The same client for what is said anew at each start: what it retains does not go to disk.
+    #[must_use]
+    pub fn volatile(self) -> LocalClient {
+        LocalClient { keeps: false, ..self }
     }
 
     /// Publishes, waiting for room.
@@ -142,7 +150,7 @@ impl LocalClient {
         if size > limit {
             return Err(PublishError::TooLarge { topic: publish.topic.clone(), size, limit });
         }
-        Ok(Envelope::new(&Draft {
+        let envelope = Envelope::new(&Draft {
             topic: publish.topic.as_str(),
             payload: &publish.payload,
             qos: publish.qos,
@@ -150,7 +158,8 @@ impl LocalClient {
             origin: self.session,
             expires: None,
             properties: &[],
-        }))
+        });
+        Ok(if self.keeps { envelope.lazy() } else { envelope.volatile() })
     }
 }
 

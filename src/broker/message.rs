@@ -1,7 +1,7 @@
 //! Messages and the envelope they travel in: one allocation from the publisher to every subscriber.
 //!
 //! ```text
-//! 0      qos (bits 0-1), retain (bit 2)      16  origin, u64
+//! 0      qos (bits 0-1), flags below         16  origin, u64
 //! 1      0                                   24  expiry, u64: 0 never
 //! 2      length of the topic, u16            32  retained version, u64
 //! 4      length of the properties, u32       40  topic, properties, payload
@@ -15,9 +15,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::lane::Lane;
+use super::store::Urgency;
 use crate::qos::Qos;
 
 const HEADER: usize = 40;
+
+/// Flags in the first byte.
+const RETAIN: u8 = 4;
+const HELD: u8 = 8;
+const VOLATILE: u8 = 16;
+const FLAGS: u8 = 3 | RETAIN | HELD | VOLATILE;
 
 /// What a publisher has to say, borrowed; [`Envelope::new`] copies it once.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +53,7 @@ pub struct Envelope {
     topic_end: usize,
     payload_start: usize,
     lane: Lane,
+    urgency: Urgency,
 }
 
 /// A message as the bus delivers it. Cheap to clone: all clones share the one allocation.
@@ -77,7 +85,7 @@ impl Envelope {
         let topic_end = HEADER + topic.len();
         let payload_start = topic_end + draft.properties.len();
         let mut bytes = Vec::with_capacity(payload_start + draft.payload.len());
-        bytes.extend_from_slice(&[draft.qos as u8 | u8::from(draft.retain) << 2, 0]);
+        bytes.extend_from_slice(&[draft.qos as u8 | if draft.retain { RETAIN } else { 0 }, 0]);
         bytes.extend_from_slice(&(topic.len() as u16).to_le_bytes());
         bytes.extend_from_slice(&(draft.properties.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&[0; 8]);
@@ -87,7 +95,34 @@ impl Envelope {
         bytes.extend_from_slice(topic);
         bytes.extend_from_slice(draft.properties);
         bytes.extend_from_slice(draft.payload);
-        Envelope { bytes, topic_end, payload_start, lane: Lane::of(draft.topic) }
+        let urgency = if draft.qos > Qos::AtMostOnce { Urgency::Urgent } else { Urgency::Lazy };
+        Envelope { bytes, topic_end, payload_start, lane: Lane::of(draft.topic), urgency }
+    }
+
+    /// Durable readers keep it from their clients until its packet identifier is on disk: exactly once [MQTT-4.3.3-10].
+    #[must_use]
+    pub fn held(mut self) -> Envelope {
+        self.bytes[0] |= HELD;
+        self
+    }
+
+    /// If it is retained, nobody waits for the disk.
+    #[must_use]
+    pub fn lazy(mut self) -> Envelope {
+        self.urgency = Urgency::Lazy;
+        self
+    }
+
+    /// If it is retained, it is not for the disk: it says what is so while the gateway runs.
+    #[must_use]
+    pub fn volatile(mut self) -> Envelope {
+        self.bytes[0] |= VOLATILE;
+        self
+    }
+
+    /// How long the disk may take to have it, if it is retained. QoS 0 has time, for it is not acknowledged.
+    pub(super) fn urgency(&self) -> Urgency {
+        self.urgency
     }
 
     /// The lane it will travel; what to wait for when the bus is busy.
@@ -112,7 +147,7 @@ impl Envelope {
 
     /// The RETAIN flag.
     pub fn retain(&self) -> bool {
-        self.bytes[0] & 4 != 0
+        self.bytes[0] & RETAIN != 0
     }
 
     /// Closes it: `position` is where the lane ends after it, `retained_version` as in [`Message::retained_version`].
@@ -127,7 +162,7 @@ impl Message {
     /// Takes an envelope apart without copying.
     pub fn decode(bytes: Bytes) -> Result<Message, EnvelopeError> {
         let header: &[u8; HEADER] = bytes.first_chunk().ok_or(EnvelopeError::Short)?;
-        if header[0] & 3 == 3 || header[0] > 7 || header[1] != 0 {
+        if header[0] & 3 == 3 || header[0] & !FLAGS != 0 || header[1] != 0 {
             return Err(EnvelopeError::Flags);
         }
         let topic_end = HEADER + usize::from(u16::from_le_bytes([header[2], header[3]]));
@@ -168,7 +203,17 @@ impl Message {
 
     /// The RETAIN flag as the publisher set it.
     pub fn retain(&self) -> bool {
-        self.bytes[0] & 4 != 0
+        self.bytes[0] & RETAIN != 0
+    }
+
+    /// See [`Envelope::held`].
+    pub fn is_held(&self) -> bool {
+        self.bytes[0] & HELD != 0
+    }
+
+    /// See [`Envelope::volatile`].
+    pub fn is_volatile(&self) -> bool {
+        self.bytes[0] & VOLATILE != 0
     }
 
     /// The session it comes from.
@@ -278,7 +323,7 @@ mod tests {
             Message::decode(Bytes::from(bytes)).unwrap_err()
         };
         assert_eq!(damaged(0, 3), EnvelopeError::Flags);
-        assert_eq!(damaged(0, 8), EnvelopeError::Flags);
+        assert_eq!(damaged(0, 32), EnvelopeError::Flags);
         assert_eq!(damaged(1, 1), EnvelopeError::Flags);
         assert_eq!(damaged(2, 3), EnvelopeError::Short);
         assert_eq!(damaged(7, 255), EnvelopeError::Short);

@@ -32,15 +32,21 @@ impl<T> Queue<T> {
         Queue { items: VecDeque::new(), bytes: 0, limits }
     }
 
-    /// Adds `item`, which weighs `bytes`, and returns how many were dropped: older ones, or this one. An item that alone
-    /// is above the bound is dropped.
-    pub fn push(&mut self, item: T, bytes: usize) -> u64 {
+    /// Adds `item`, which weighs `bytes`, and returns how many were dropped: older ones, or this one, each given to
+    /// `give_up`. An item that alone is above the bound is dropped.
+    pub fn push(&mut self, item: T, bytes: usize, mut give_up: impl FnMut(T)) -> u64 {
         let mut dropped = 0;
         while self.items.len() >= self.limits.messages || self.bytes + bytes > self.limits.bytes {
-            if self.limits.full == QueueFull::DropNewest || bytes > self.limits.bytes || self.pop().is_none() {
-                return dropped + 1;
-            }
+            let keeps_old = self.limits.full == QueueFull::DropNewest || bytes > self.limits.bytes;
+            let oldest = if keeps_old { None } else { self.pop() };
             dropped += 1;
+            match oldest {
+                Some(oldest) => give_up(oldest),
+                None => {
+                    give_up(item);
+                    return dropped;
+                }
+            }
         }
         self.bytes += bytes;
         self.items.push_back((item, bytes));
@@ -73,6 +79,11 @@ impl<T> Queue<T> {
         });
         self.bytes = bytes;
         (before - self.items.len()) as u64
+    }
+
+    /// What waits, oldest first.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.items.iter_mut().map(|(item, _)| item)
     }
 
     /// Messages that wait.
@@ -113,34 +124,34 @@ mod tests {
     #[test]
     fn the_policy_says_which_goes() {
         let mut oldest = queue(QueueFull::DropOldest);
-        assert_eq!((0..5).map(|n| oldest.push(n, 1)).collect::<Vec<_>>(), [0, 0, 0, 1, 1]);
+        assert_eq!((0..5).map(|n| oldest.push(n, 1, drop)).collect::<Vec<_>>(), [0, 0, 0, 1, 1]);
         assert_eq!(drain(oldest), [2, 3, 4]);
         let mut newest = queue(QueueFull::DropNewest);
-        assert_eq!((0..5).map(|n| newest.push(n, 1)).collect::<Vec<_>>(), [0, 0, 0, 1, 1]);
+        assert_eq!((0..5).map(|n| newest.push(n, 1, drop)).collect::<Vec<_>>(), [0, 0, 0, 1, 1]);
         assert_eq!(drain(newest), [0, 1, 2]);
     }
 
     #[test]
     fn bytes_count_too() {
         let mut queue = queue(QueueFull::DropOldest);
-        assert_eq!((queue.push(1, 60), queue.push(2, 30), queue.push(3, 60)), (0, 0, 1));
-        assert_eq!(queue.push(4, 101), 1, "the one that can never fit");
+        assert_eq!((queue.push(1, 60, drop), queue.push(2, 30, drop), queue.push(3, 60, drop)), (0, 0, 1));
+        assert_eq!(queue.push(4, 101, drop), 1, "the one that can never fit");
         assert_eq!(drain(queue), [2, 3]);
     }
 
     #[test]
     fn without_room_for_one_everything_is_dropped() {
         let mut queue = Queue::new(QueueLimits { messages: 0, bytes: 100, full: QueueFull::DropOldest });
-        assert_eq!((queue.push(1, 1), queue.len()), (1, 0));
+        assert_eq!((queue.push(1, 1, drop), queue.len()), (1, 0));
     }
 
     #[test]
     fn retain_keeps_the_count_of_bytes() {
         let mut queue = queue(QueueFull::DropNewest);
-        queue.push(1, 40);
-        queue.push(2, 50);
+        queue.push(1, 40, drop);
+        queue.push(2, 50, drop);
         assert_eq!(queue.retain(|&n| n == 2), 1);
-        assert_eq!((queue.push(3, 50), queue.push(4, 1)), (0, 1));
+        assert_eq!((queue.push(3, 50, drop), queue.push(4, 1, drop)), (0, 1));
     }
 
     proptest! {
@@ -150,7 +161,7 @@ mod tests {
             let mut queue = queue(full);
             let mut dropped = 0;
             for (n, size) in sizes.iter().enumerate() {
-                dropped += queue.push(n as u32, *size);
+                dropped += queue.push(n as u32, *size, drop);
                 prop_assert!(queue.len() <= 3 && queue.bytes <= 100);
             }
             prop_assert_eq!(dropped as usize + queue.len(), sizes.len());

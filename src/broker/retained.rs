@@ -25,6 +25,8 @@ pub struct Retained {
     version: u64,
     /// No message expires before.
     next_expiry: Option<Instant>,
+    /// Expired since [`Retained::take_expired`].
+    expired: Vec<Message>,
 }
 
 /// What a filter finds.
@@ -50,7 +52,8 @@ pub enum Retention {
 impl Retained {
     /// An empty store for at most `max` topics.
     pub fn new(max: usize) -> Retained {
-        Retained { max, messages: BTreeMap::new(), reserved: 0, bytes: 0, version: 0, next_expiry: None }
+        let (messages, expired) = (BTreeMap::new(), Vec::new());
+        Retained { max, messages, reserved: 0, bytes: 0, version: 0, next_expiry: None, expired }
     }
 
     /// The version for a message on `topic`, which is then sealed with it and given to [`Retained::update`]; `None` if
@@ -105,6 +108,16 @@ impl Retained {
         Snapshot { messages: found.into_iter().map(|(_, message)| message.clone()).collect(), version: self.version }
     }
 
+    /// The messages that were found to be expired since the last call. To be called after each other.
+    pub fn take_expired(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.expired)
+    }
+
+    /// All messages, by topic; expired ones may be among them.
+    pub fn iter(&self) -> impl Iterator<Item = &Message> {
+        self.messages.values()
+    }
+
     /// How many topics outside `$SYS` have a retained message; expired ones may be among them.
     pub fn len(&self) -> usize {
         self.messages.len() - self.reserved
@@ -129,6 +142,7 @@ impl Retained {
             let expired = message.expires().is_some_and(|expiry| expiry <= now);
             if expired {
                 self.bytes -= cost(key, message);
+                self.expired.push(message.clone());
                 self.reserved -= usize::from(is_reserved(message.topic()));
             }
             !expired

@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use tokio::sync::{mpsc, watch};
@@ -28,25 +28,33 @@ use super::queue::{Queue, QueueLimits};
 use super::reader::Reader;
 use super::share::Memberships;
 use super::stats::Counted;
+use super::store::Store;
 use super::stream::{Peer, Stream};
 use super::subscriptions::Subscriptions;
 use super::will;
 use crate::log_limit::{LogLimit, excerpt};
 use crate::qos::Qos;
 use crate::stats::DropReason;
+use journal::Journal;
+use replies::Replies;
 use tally::Tally;
 use timer::Timer;
 use wire::{Io, Wire};
 
 mod access;
+mod answers;
 mod incoming;
+mod journal;
 mod liveness;
 mod outgoing;
+mod replies;
+mod restore;
 mod tally;
 mod timer;
 mod wire;
 
 pub use outgoing::Outgoing;
+pub use restore::has_expired;
 pub use wire::close;
 
 /// How long a client may take, when the gateway stops, to read what was published before.
@@ -97,6 +105,12 @@ pub struct Session {
     received: HashSet<u16>,
     pace: Pace,
     delivered: u64,
+    /// Answers to the client that wait for the disk.
+    replies: Replies,
+    /// Whether a message to the client waits for it.
+    is_writing: bool,
+    /// While the session outlives its connection, and there is a disk.
+    journal: Option<Journal>,
     drop_log: LogLimit,
     tally: Tally,
     _counted: Counted,
@@ -152,36 +166,56 @@ struct Aftermath {
     stopped: bool,
 }
 
-/// Runs `session` from its first connection to its end. A closed `attach` channel means that the gateway stops.
-pub async fn run(mut session: Session, first: Box<Attach>, mut attach: mpsc::Receiver<Box<Attach>>) {
-    let mut next = Some(first);
+/// How a session begins.
+#[derive(Debug)]
+pub enum Start {
+    /// With its first connection.
+    Connected(Box<Attach>),
+    /// From disk, without a connection, and when it ends if none comes; `None`: never.
+    Restored(Option<Instant>),
+}
+
+/// Runs `session` to its end. A closed `attach` channel means that the gateway stops.
+pub async fn run(mut session: Session, start: Start, mut attach: mpsc::Receiver<Box<Attach>>) {
+    let mut after = Aftermath { next: None, will: None, expires: None, stopped: false };
     let mut present = false;
-    let mut will = None;
-    while let Some(connection) = next.take() {
+    match start {
+        Start::Connected(first) => after.next = Some(first),
+        Start::Restored(expires) => {
+            (after.expires, present) = (expires, true);
+            session.wait(&mut after, &mut attach).await;
+        }
+    }
+    loop {
+        if after.next.is_none() && !after.stopped {
+            present = false;
+            // Before its client can begin a new one: so the old one does not come back after a crash.
+            session.clear().await;
+            after.next = session.shared.clone().sessions.leave(&session, &mut attach);
+        }
+        let Some(connection) = after.next.take() else { break };
         let resumes = present && !connection.connect.clean_start;
-        if let Some((will, _)) = will.take().filter(|_| !resumes) {
+        if let Some((will, _)) = after.will.take().filter(|_| !resumes) {
             session.publish_will(&will);
         }
         if !resumes {
-            session.clear();
+            session.clear().await;
         }
-        let mut after = session.serve(connection, resumes, &mut attach).await;
+        after = session.serve(connection, resumes, &mut attach).await;
         // A session that ends with its connection is not there for the one that takes over [MQTT-3.1.2-6].
         present = after.expires.is_none_or(|expires| expires > Instant::now());
         if !after.stopped && after.next.is_none() {
             session.wait(&mut after, &mut attach).await;
         }
-        will = after.will;
-        next = after.next;
-        if next.is_none() {
-            present = false;
-            next = session.shared.clone().sessions.leave(&session, &mut attach);
-        }
     }
-    if let Some((will, _)) = will {
+    if let Some((will, _)) = after.will {
         session.publish_will(&will);
     }
-    session.give_up();
+    if after.stopped && session.journal.is_some() {
+        session.shares.put_away();
+    } else {
+        session.give_up();
+    }
 }
 
 impl Session {
@@ -207,6 +241,9 @@ impl Session {
             received: HashSet::new(),
             pace: Pace::default(),
             delivered: 0,
+            replies: Replies::default(),
+            is_writing: false,
+            journal: None,
             drop_log: LogLimit::default(),
             tally: Tally::new(&shared.stats),
             _counted: shared.stats.sessions.count(),
@@ -225,14 +262,17 @@ impl Session {
     }
 
     /// Forgets all state, for a client that starts anew.
-    fn clear(&mut self) {
+    async fn clear(&mut self) {
         self.give_up();
+        let erased = self.erase();
         self.subscriptions = Subscriptions::new();
         self.read_lanes(LaneSet::EMPTY);
         self.inbox.clear();
         self.backlog.clear();
         self.queue.retain(|_| false);
         self.received.clear();
+        // The client is going to be told that there is nothing left. Nobody waits for this session: it reads no lane.
+        self.shared.store.done(erased).await;
     }
 
     /// Leaves the groups of shared subscriptions, whose other members get what they can have, and counts what goes with
@@ -245,6 +285,7 @@ impl Session {
         let left = self.queue.len() + self.backlog.len() + on_the_way - handed_on.len();
         self.shared.stats.dropped.add(DropReason::Stopped, left as u64);
         self.shares.leave_all(handed_on);
+        self.let_go();
     }
 
     /// Serves one connection to its end.
@@ -260,6 +301,7 @@ impl Session {
         self.login = std::mem::take(&mut connection.login);
         self.inflight.connect(self.shared.settings.max_inflight.min(connection.connect.receive_maximum));
         self.shares.set_connected(true);
+        self.set_expiry(connection.terms.session_expiry);
         let clean_start = connection.connect.clean_start;
         let mut wire = Wire::new(*connection, self.shared.stats.connected.count(), now);
         connack.write(&mut wire.output, wire.version);
@@ -295,10 +337,13 @@ impl Session {
             // The bus alone can keep this loop busy for ever.
             consume_budget().await;
             let now = Instant::now();
+            // Before anything is looked at that waits for more of it.
+            let written = self.shared.store.committed();
             if let Some(held) = wire.held.take() {
                 self.hand_over(wire, held)?;
             }
             self.handle_input(wire, now)?;
+            self.settle(Some(wire));
             self.pump(wire, now);
             self.account(&wire.output);
             if stop.is_some_and(|deadline| now >= deadline || self.has_delivered(wire)) {
@@ -311,7 +356,8 @@ impl Session {
             let pace = self.pace.deadline().filter(|_| !self.inbox.is_empty());
             let deadline = wire.liveness.deadline().into_iter().chain(pace).chain(stop).min();
             let busy = wire.held.as_ref().map(|held| held.envelope.lane());
-            let bus = &self.shared.bus;
+            let promises = self.promises(written);
+            let (bus, store) = (&self.shared.bus, &self.shared.store);
             tokio::select! {
                 progress = wire.io(now) => match progress? {
                     Io::Read(0) => return Err(End::Closed),
@@ -329,6 +375,8 @@ impl Session {
                     None => stop = Some(Instant::now() + LAST_WORDS),
                 },
                 () = async { if let Some(lane) = busy { bus.ready(lane).await } }, if busy.is_some() => {}
+                () = promises.come_true(bus, store), if promises.are_open() => {}
+                number = resync(store, self.journal.as_ref()), if self.journal.is_some() => self.save_anew(number),
                 () = timer.wait(deadline) => {}
             }
         }
@@ -337,7 +385,8 @@ impl Session {
     /// Whether the client has been sent all that was published so far.
     fn has_delivered(&self, wire: &Wire) -> bool {
         let queued = self.inbox.len() + self.backlog.len() + self.queue.len();
-        queued == 0 && self.shares.is_idle() && wire.has_written() && self.reader.is_level()
+        let told = self.replies.is_empty() && !self.is_writing;
+        told && queued == 0 && self.shares.is_idle() && wire.has_written() && self.reader.is_level()
     }
 
     /// Says goodbye on the old connection and decides what becomes of the will and the session.
@@ -345,6 +394,11 @@ impl Session {
         let ended = Instant::now();
         self.log_end(&wire, &end);
         self.pace = Pace::default();
+        self.replies.disconnect();
+        self.is_writing = false;
+        if !matches!(end, End::TakenOver(_)) && !wire.session_expiry.is_zero() {
+            self.note(wire.session_expiry, Some(SystemTime::now()));
+        }
         if wire.held.take().is_some() {
             // Not acknowledged: with QoS 1 and 2 it comes again.
             self.dropped(DropReason::Refused, 1, ended);
@@ -394,9 +448,14 @@ impl Session {
         let skipped = self.queue.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
         self.backlog.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
         self.dropped(DropReason::Offline, skipped, Instant::now());
+        if let Some(journal) = &self.journal {
+            self.backlog.iter_mut().for_each(|outgoing| journal.enqueue(outgoing, false));
+        }
         loop {
             consume_budget().await;
             let now = Instant::now();
+            let written = self.shared.store.committed();
+            self.settle(None);
             self.pump_offline(now);
             self.account(&[]);
             self.publish_will_if_due(&mut after.will, now);
@@ -407,18 +466,33 @@ impl Session {
                 return;
             }
             let deadline = after.expires.into_iter().chain(after.will.as_ref().map(|(_, due)| *due)).min();
+            let promises = self.promises(written);
+            let (bus, store) = (&self.shared.bus, &self.shared.store);
             tokio::select! {
                 next = attach.recv() => {
                     after.stopped = next.is_none();
                     after.next = next;
                     return;
                 }
-                received = self.reader.recv(&mut self.inbox) => if received.is_err() { return },
+                received = self.reader.recv(&mut self.inbox) => if received.is_err() {
+                    after.stopped = true;
+                    return;
+                },
                 // A kept session stays, whoever it belongs to.
                 _ = self.rules.changed(), if self.shared.auth.has_files() => drop(self.apply_rules()),
+                () = promises.come_true(bus, store), if promises.are_open() => {}
+                number = resync(store, self.journal.as_ref()), if self.journal.is_some() => self.save_anew(number),
                 () = timer.wait(deadline) => {}
             }
         }
+    }
+
+    /// The store has lost what it had.
+    fn save_anew(&mut self, number: u64) {
+        if let Some(journal) = &mut self.journal {
+            journal.synced = number;
+        }
+        self.save();
     }
 
     fn publish_will_if_due(&self, will: &mut Option<(WillRequest, Instant)>, now: Instant) {
@@ -444,5 +518,13 @@ impl Session {
                 tracing::warn!(client_id = excerpt(&client_id), %error, "cannot publish a will");
             }
         });
+    }
+}
+
+/// See [`Store::resync`]; for ever without a journal.
+async fn resync(store: &Store, journal: Option<&Journal>) -> u64 {
+    match journal {
+        Some(journal) => store.resync(journal.synced).await,
+        None => std::future::pending().await,
     }
 }

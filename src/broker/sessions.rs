@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::packet::Reason;
-use super::session::{Attach, Session};
+use super::session::{Attach, Session, Start};
 use super::{Shared, session};
 
 /// Connections that may wait for one session; a session takes them at once, so more is an attack.
@@ -24,6 +25,14 @@ pub struct Sessions(Mutex<State>);
 struct State {
     stopped: bool,
     entries: HashMap<Arc<str>, Entry>,
+}
+
+impl State {
+    fn run(&mut self, shared: &Arc<Shared>, id: Arc<str>, session: Session, start: Start) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        self.entries.insert(id, Entry { number: session.number(), attach: sender });
+        shared.tasks.spawn(session::run(session, start, receiver));
+    }
 }
 
 #[derive(Debug)]
@@ -51,11 +60,14 @@ impl Sessions {
         } else if state.entries.len() >= KEPT + shared.settings.max_connections {
             return Err((Reason::QUOTA_EXCEEDED, attach));
         }
-        let (sender, receiver) = mpsc::channel(WAITING);
         let session = Session::new(shared.clone(), id.clone());
-        state.entries.insert(id, Entry { number: session.number(), attach: sender });
-        shared.tasks.spawn(session::run(session, attach, receiver));
+        state.run(shared, id, session, Start::Connected(attach));
         Ok(())
+    }
+
+    /// Goes on with a session that was on disk, whose client may come until `expires`.
+    pub fn resume(&self, shared: &Arc<Shared>, session: Session, expires: Option<Instant>) {
+        self.0.lock().run(shared, session.client_id().into(), session, Start::Restored(expires));
     }
 
     /// A session ends: its entry goes, unless a connection has come in the meantime.

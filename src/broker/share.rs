@@ -17,12 +17,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::acl::Rights;
+use super::bus::Bus;
+use super::filer::Filer;
 use super::lane::LaneSet;
 use super::message::Message;
 use super::pace::Pace;
 use super::reader::Reader;
 use super::session::Outgoing;
 use super::stats::BrokerStats;
+use super::store::{Change, RowId, SessionId, Store, StoredMessage};
 use crate::log_limit::LogLimit;
 use crate::qos::Qos;
 use crate::stats::DropReason;
@@ -49,6 +52,11 @@ pub struct ShareFilter {
 pub struct ShareError;
 
 impl ShareFilter {
+    /// As a client writes it.
+    fn text(&self) -> Arc<str> {
+        format!("$share/{}/{}", self.name, self.filter.as_str()).into()
+    }
+
     /// Takes `text` apart if it begins with `$share/`.
     pub fn parse(text: &str) -> Option<Result<ShareFilter, ShareError>> {
         let rest = text.strip_prefix("$share/")?;
@@ -90,6 +98,11 @@ pub struct Groups(Mutex<HashMap<ShareFilter, Arc<Group>>>);
 /// The members of one group.
 pub struct Group {
     share: ShareFilter,
+    /// As a client writes it.
+    text: Arc<str>,
+    store: Store,
+    /// What it has filed for the members on disk, with its lanes while there are any.
+    filer: Filer,
     state: Mutex<State>,
     /// There may be room where there was none.
     changed: Notify,
@@ -137,10 +150,11 @@ fn join(shared: &Arc<Shared>, share: &ShareFilter, member: Member) -> Result<Arc
     if groups.len() >= MAX_GROUPS {
         return Err(TooManyGroups);
     }
-    let group = Arc::new(Group::new(share.clone()));
-    group.enter(member);
+    let group = Arc::new(Group::new(&shared.bus, shared.store.clone(), share.clone()));
     let mut reader = shared.bus.reader();
     reader.set_lanes(LaneSet::of(&share.filter));
+    // It reads before it says so to publishers.
+    group.enter(member);
     groups.insert(share.clone(), group.clone());
     shared.tasks.spawn(run(shared.clone(), group.clone(), reader));
     Ok(group)
@@ -167,12 +181,43 @@ impl Groups {
 }
 
 impl Group {
-    fn new(share: ShareFilter) -> Group {
-        Group { share, state: Mutex::default(), changed: Notify::new(), ended: CancellationToken::new() }
+    fn new(bus: &Bus, store: Store, share: ShareFilter) -> Group {
+        Group {
+            text: share.text(),
+            share,
+            store,
+            filer: bus.filer(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// As a client writes it.
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
+    /// From now on publishers wait until its messages are filed, for there is a member on disk, or will be one in a
+    /// moment.
+    fn be_durable(&self) {
+        let _state = self.state.lock();
+        self.filer.set_lanes(LaneSet::of(&self.share.filter));
+    }
+
+    /// A member may have gone from the disk. When this returns, no message is on its way to it in the store.
+    fn be_durable_if_needed(&self) {
+        let state = self.state.lock();
+        if state.members.iter().all(|member| member.mailbox.session().is_none()) {
+            self.filer.set_lanes(LaneSet::EMPTY);
+        }
     }
 
     /// Adds a member, or replaces what it wanted.
     fn enter(&self, member: Member) {
+        if member.mailbox.session().is_some() {
+            self.be_durable();
+        }
         let mut state = self.state.lock();
         match state.members.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, &member.mailbox)) {
             Some(known) => *known = member,
@@ -198,7 +243,10 @@ impl Group {
             state.next -= usize::from(index < state.next);
         }
         self.changed.notify_one();
-        state.members.is_empty()
+        let is_last = state.members.is_empty();
+        drop(state);
+        self.be_durable_if_needed();
+        is_last
     }
 
     /// Gives what comes from the bus to the members. While all of them are full it waits, if they are quick ones.
@@ -206,10 +254,16 @@ impl Group {
         let mut batch = VecDeque::new();
         let (mut pace, mut given) = (Pace::default(), 0);
         while reader.recv(&mut batch).await.is_ok() {
-            for message in batch.drain(..).filter(|message| self.share.filter.matches(message.topic())) {
+            let mut filing = self.filer.batch();
+            for message in batch.drain(..) {
+                if !self.share.filter.matches(message.topic()) {
+                    filing.filed(&message);
+                    continue;
+                }
                 consume_budget().await;
                 let mut offered = self.offer(stats, &message);
                 while !offered && pace.hold(Instant::now(), true, given) {
+                    filing.tell();
                     let deadline = pace.deadline().unwrap_or_else(Instant::now);
                     tokio::select! {
                         () = self.changed.notified() => {}
@@ -220,8 +274,9 @@ impl Group {
                 if offered {
                     given += 1;
                 } else {
-                    self.give(stats, message);
+                    self.give(stats, message.clone());
                 }
+                filing.filed(&message);
             }
         }
     }
@@ -249,15 +304,21 @@ impl Group {
             Choice::Member(index, _) => {
                 state.next = index + 1;
                 let Member { mailbox, wish, .. } = &state.members[index];
-                let size = message.size();
-                let outgoing = Outgoing {
+                let (size, session) = (message.size(), mailbox.session());
+                let mut outgoing = Outgoing {
                     qos: wish.qos.min(message.qos()),
                     retain: wish.retain_as_published && message.retain(),
                     ids: wish.id.into_iter().collect(),
                     group: Some(self.clone()),
+                    row: None,
+                    is_filed: false,
                     message,
                 };
-                (DropReason::QueueFull, mailbox.push(outgoing, size))
+                if let Some(session) = session.filter(|_| outgoing.qos > Qos::AtMostOnce) {
+                    self.enqueue(session, &mut outgoing);
+                }
+                let given_up = |outgoing: Outgoing| self.dequeue(session, outgoing.row);
+                (DropReason::QueueFull, mailbox.push(outgoing, size, given_up))
             }
             Choice::Offline => (DropReason::Offline, 1),
             // As with a subscription of one client's own, that is no loss.
@@ -269,6 +330,23 @@ impl Group {
             let (name, filter) = (&*self.share.name, self.share.filter.as_str());
             let reason = reason.as_str();
             tracing::warn!(name, filter, reason, messages, "messages for a shared subscription were dropped");
+        }
+    }
+}
+
+impl Group {
+    /// `outgoing` waits for a member on disk.
+    fn enqueue(&self, session: SessionId, outgoing: &mut Outgoing) {
+        let row = self.store.next_row();
+        (outgoing.row, outgoing.is_filed) = (Some(row), true);
+        let hold = self.filer.hold(&outgoing.message);
+        self.store.submit(Change::Enqueue { session, row, outgoing: StoredMessage::from(&*outgoing), hold });
+    }
+
+    /// A message is not for this member any more.
+    fn dequeue(&self, session: Option<SessionId>, row: Option<RowId>) {
+        if let (Some(session), Some(row)) = (session, row) {
+            self.store.submit(Change::Dequeue { session, row });
         }
     }
 }
@@ -312,6 +390,7 @@ impl fmt::Debug for Group {
 mod tests {
     use super::*;
     use crate::broker::acl::Acl;
+    use crate::broker::bus::BusSettings;
     use crate::broker::queue::QueueLimits;
     use crate::config::QueueFull;
 
@@ -362,7 +441,9 @@ mod tests {
 
     #[test]
     fn turns_go_round_and_pass_over_who_left() {
-        let group = Group::new(ShareFilter::parse("$share/g/a").unwrap().unwrap());
+        let share = ShareFilter::parse("$share/g/a").unwrap().unwrap();
+        let bus = Bus::start(BusSettings { max_retained: 1, direct_readers: 1 }).unwrap();
+        let group = Group::new(&bus, Store::off(), share);
         let members: Vec<_> = (0..3).map(|_| member(Qos::AtLeastOnce, true)).collect();
         members.iter().for_each(|member| group.enter(member.clone()));
         let turn = || {

@@ -43,8 +43,8 @@ pub struct Broker {
     pub session_expiry_limit: Duration,
     /// Topics with a retained message.
     pub max_retained: usize,
-    /// Whether state goes to disk.
-    pub persistence: bool,
+    /// Where state goes to disk; `None`: `persistence = false`.
+    pub database: Option<PathBuf>,
     /// Interval of `$SYS`; `None`: off.
     pub sys_interval: Option<Duration>,
     /// `user:hash` lines; readable when it was looked for.
@@ -127,8 +127,8 @@ impl Broker {
     /// `max_inflight` if it is not set.
     pub const MAX_INFLIGHT: u16 = 32;
 
-    /// Reads `[broker]`; also returns the place of each configured listener's address.
-    pub(super) fn read(mut table: Table<'_>) -> (Broker, Vec<Place>) {
+    /// Reads `[broker]`, whose database stands in `state_dir`; also returns the place of each configured listener's address.
+    pub(super) fn read(mut table: Table<'_>, state_dir: &Path) -> (Broker, Vec<Place>) {
         let one_up = 1..=MAX_ENTRIES;
         let mut number = |key, default| table.get(key).and_then(|v| v.integer(one_up.clone())).unwrap_or(default);
         let (max_connections, max_queued) = (number("max_connections", 1024), number("max_queued", 10_000));
@@ -159,7 +159,7 @@ impl Broker {
                 .and_then(|v| v.duration(Duration::ZERO..=MAX_EXPIRY))
                 .unwrap_or(Duration::from_secs(7 * 24 * 3600)),
             max_retained,
-            persistence: persistence(&mut table),
+            database: database(&mut table, state_dir),
             sys_interval: table
                 .get("sys_interval")
                 .map_or(Some(Some(Duration::from_secs(10))), |v| {
@@ -252,12 +252,8 @@ fn keepalive(value: Value<'_>) -> Option<Duration> {
     Some(duration)
 }
 
-/// On by default; asking for it outright is refused until it works.
-fn persistence(table: &mut Table<'_>) -> bool {
-    let Some(value) = table.get("persistence") else { return true };
-    let on = value.boolean().unwrap_or(true);
-    if on {
-        value.refuse();
-    }
-    on
+/// `persistence`, on by default.
+fn database(table: &mut Table<'_>, state_dir: &Path) -> Option<PathBuf> {
+    let on = table.get("persistence").and_then(|value| value.boolean()).unwrap_or(true);
+    on.then(|| state_dir.join("broker.db"))
 }

@@ -77,11 +77,7 @@ fn broker(out: &mut Printer, broker: &Broker) {
     out.key("queue_full", word(&broker.queue_full, QUEUE_FULL));
     out.key("session_expiry_limit", duration(broker.session_expiry_limit));
     out.key("max_retained", broker.max_retained);
-    if broker.persistence {
-        out.comment("persistence = true (the default, without effect in this version)");
-    } else {
-        out.key("persistence", false);
-    }
+    out.key("persistence", broker.database.is_some());
     out.key("sys_interval", optional(broker.sys_interval));
     for (key, file) in [("password_file", &broker.password_file), ("acl_file", &broker.acl_file)] {
         if let Some(file) = file {

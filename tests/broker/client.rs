@@ -32,7 +32,7 @@ pub fn settings() -> config::Broker {
         queue_full: QueueFull::DropOldest,
         session_expiry_limit: Duration::from_secs(7 * 24 * 3600),
         max_retained: 100_000,
-        persistence: false,
+        database: None,
         sys_interval: None,
         password_file: None,
         acl_file: None,
@@ -198,7 +198,12 @@ impl Client {
 
     /// Connects and returns the CONNACK too.
     pub async fn connack(broker: &Broker, connect: &Connect) -> (Client, Packet) {
-        let mut client = Client::open(broker.local_addrs()[0]).await;
+        Client::connack_at(broker.local_addrs()[0], connect).await
+    }
+
+    /// The same with any broker.
+    pub async fn connack_at(address: SocketAddr, connect: &Connect) -> (Client, Packet) {
+        let mut client = Client::open(address).await;
         let connack = client.start(connect).await;
         (client, connack)
     }

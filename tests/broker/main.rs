@@ -4,6 +4,7 @@ mod auth;
 mod client;
 mod connect;
 mod delivery;
+mod durable;
 mod flow;
 mod hostile;
 mod limits;

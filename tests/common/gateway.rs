@@ -62,6 +62,20 @@ impl Gateway {
         Gateway { process, dir, port }
     }
 
+    /// As [`Gateway::start_in`], by a shell that does `before` first.
+    pub fn start_after(dir: TempDir, before: &str) -> Gateway {
+        let file = dir.path().join("gatepost.toml");
+        std::fs::write(&file, format!("{HEAD}{LOG}{LISTENER}")).unwrap();
+        let run = gatepost(&["run", "-c", file.to_str().unwrap()]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{before}; exec \"$0\" \"$@\"")]).arg(run.get_program()).args(run.get_args());
+        shell.env_remove("GATEPOST_LOG").env_remove("STATE_DIRECTORY");
+        let process = Process::spawn(shell);
+        process.find("ready");
+        let port = port_of(&process.find_all(&["listening", "address="]));
+        Gateway { process, dir, port }
+    }
+
     /// Starts `gatepost run` with a config written into `dir`, without waiting. The log is at info unless `config` has a
     /// `[log]` of its own.
     pub fn spawn(dir: &Path, config: &str) -> Process {
@@ -106,6 +120,11 @@ impl Gateway {
         self.process.id()
     }
 
+    /// The first line of its log that contains all of `texts`.
+    pub fn expect_line(&self, texts: &[&str]) -> String {
+        self.process.find_all(texts)
+    }
+
     /// Its log so far.
     pub fn log(&self) -> Vec<String> {
         self.process.lines()
@@ -127,6 +146,14 @@ impl Gateway {
         let status: ExitStatus = self.process.wait(Duration::from_secs(5));
         assert_eq!(status.code(), Some(0), "exit code after {signal:?}");
         self.process.lines()
+    }
+
+    /// SIGTERM, as [`Gateway::terminate`]; the folder stays for the next start.
+    pub fn stop(mut self) -> TempDir {
+        self.process.signal(Signal::TERM);
+        let status: ExitStatus = self.process.wait(Duration::from_secs(5));
+        assert_eq!(status.code(), Some(0), "exit code after SIGTERM");
+        self.dir
     }
 
     /// SIGKILL; the folder stays for the next start.

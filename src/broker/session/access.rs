@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::Session;
+use super::{Outgoing, Session};
 use crate::broker::packet::PacketError;
 use crate::stats::DropReason;
 use crate::topic::TopicFilter;
@@ -18,8 +18,16 @@ impl Session {
         self.shares.set_rights(self.rights.clone());
         if let Some(rights) = &self.rights {
             let left = self.backlog.len();
-            self.backlog.retain(|outgoing| rights.may_read(outgoing.message.topic()));
-            let queued = self.queue.retain(|outgoing| rights.may_read(outgoing.message.topic()));
+            let journal = self.journal.as_ref();
+            let may_read = |outgoing: &Outgoing| {
+                let may_read = rights.may_read(outgoing.message.topic());
+                if let Some(journal) = journal.filter(|_| !may_read) {
+                    journal.discard(outgoing);
+                }
+                may_read
+            };
+            self.backlog.retain(may_read);
+            let queued = self.queue.retain(may_read);
             let denied = queued + (left - self.backlog.len()) as u64;
             self.dropped(DropReason::Denied, denied, Instant::now());
         }

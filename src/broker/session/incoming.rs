@@ -3,18 +3,19 @@
 use std::time::{Duration, Instant};
 
 use super::outgoing::Outgoing;
+use super::replies::MAX_REPLIES;
 use super::wire::{Held, Wire};
-use super::{End, Session};
+use super::{End, Session, journal};
 use crate::broker::admission::{SessionExpiry, is_reserved, is_too_deep, receive_maximum};
 use crate::broker::bus::TryPublishError;
-use crate::broker::inflight::Acked;
 use crate::broker::lane::LaneSet;
 use crate::broker::message::{Draft, Envelope};
 use crate::broker::packet::{
     Ack, AckKind, Frame, IncomingPublish, Packet, PacketError, Reason, Subscribe, SubscribeEntry, Unsubscribe, Version,
-    check_answer, write_ack, write_pingresp, write_suback, write_unsuback,
+    check_answer, write_pingresp, write_suback, write_unsuback,
 };
 use crate::broker::share::{ShareError, ShareFilter, TooManyGroups, Wish};
+use crate::broker::store::{Store, StoredSubscription};
 use crate::broker::subscriptions::{RetainHandling, Subscription, SubscriptionOptions};
 use crate::qos::Qos;
 use crate::stats::DropReason;
@@ -63,7 +64,11 @@ const CATCH_UP: usize = 16;
 impl Session {
     /// Handles the packets that have come, until one has to wait.
     pub(super) fn handle_input(&mut self, wire: &mut Wire, now: Instant) -> Result<(), End> {
-        while wire.takes_packets() {
+        loop {
+            wire.is_paused = self.replies.len() >= MAX_REPLIES;
+            if !wire.takes_packets() {
+                break;
+            }
             let Some(frame) = Frame::split(&mut wire.input, self.shared.settings.max_packet_size)? else { break };
             wire.liveness.heard(now);
             self.tally.packets_in += 1;
@@ -93,8 +98,9 @@ impl Session {
                     // On one connection nothing is to be sent again at all [MQTT-4.4.0-1]; once is forgiven.
                     return Err(PacketError::protocol("a QoS 2 message for the third time").into());
                 }
-                let again = Ack { kind: AckKind::Pubrec, id: publish.id, reason: Reason::SUCCESS };
-                write_ack(&mut wire.output, &wire.recipient, again);
+                if !self.replies.renew(publish.id) {
+                    self.reply(wire, Ack { kind: AckKind::Pubrec, id: publish.id, reason: Reason::SUCCESS });
+                }
                 return Ok(());
             }
             if wire.version == Version::V5 && self.received.len() >= usize::from(receive_maximum(&self.shared.settings))
@@ -111,12 +117,12 @@ impl Session {
         }
         if is_reserved(topic) {
             self.dropped(DropReason::Refused, 1, now);
-            self.answer(wire, publish.qos, publish.id, Reason::NOT_AUTHORIZED);
+            self.answer(wire, publish.qos, publish.id, Reason::NOT_AUTHORIZED, None);
             return Ok(());
         }
         if !self.may_write(topic) {
             self.dropped(DropReason::Denied, 1, now);
-            self.answer(wire, publish.qos, publish.id, Reason::NOT_AUTHORIZED);
+            self.answer(wire, publish.qos, publish.id, Reason::NOT_AUTHORIZED, None);
             return Ok(());
         }
         let envelope = Envelope::new(&Draft {
@@ -128,18 +134,21 @@ impl Session {
             expires: publish.expiry.map(|seconds| now + Duration::from_secs(seconds.into())),
             properties: &publish.properties,
         });
+        let seals = publish.qos == Qos::ExactlyOnce && self.journal.is_some();
+        let envelope = if seals { envelope.held() } else { envelope };
         self.hand_over(wire, Held { envelope, qos: publish.qos, id: publish.id })
     }
 
     /// Gives a message to the bus and acknowledges it, or holds it until the bus has room.
     pub(super) fn hand_over(&mut self, wire: &mut Wire, held: Held) -> Result<(), End> {
         let Held { envelope, qos, id } = held;
+        let lane = envelope.lane();
         match self.shared.bus.try_publish(envelope) {
             Ok(published) => {
                 // In QoS 2 the server tells it nobody (as mosquitto): the client may take it for a failure.
                 let unread = !published.read && qos == Qos::AtLeastOnce;
                 let reason = if unread { Reason::NO_MATCHING_SUBSCRIBERS } else { Reason::SUCCESS };
-                self.answer(wire, qos, id, reason);
+                self.answer(wire, qos, id, reason, Some((lane, published)));
                 Ok(())
             }
             Err(TryPublishError::Busy(envelope)) => {
@@ -148,19 +157,6 @@ impl Session {
             }
             Err(TryPublishError::Bus(error)) => Err(error.into()),
         }
-    }
-
-    fn answer(&mut self, wire: &mut Wire, qos: Qos, id: u16, reason: Reason) {
-        let kind = match qos {
-            Qos::AtMostOnce => return,
-            Qos::AtLeastOnce => AckKind::Puback,
-            Qos::ExactlyOnce => AckKind::Pubrec,
-        };
-        // In MQTT 3 a PUBREC is always followed by PUBREL; in MQTT 5 one that failed ends the exchange.
-        if kind == AckKind::Pubrec && (wire.version != Version::V5 || !reason.is_error()) {
-            self.received.insert(id);
-        }
-        write_ack(&mut wire.output, &wire.recipient, Ack { kind, id, reason });
     }
 
     fn check_publish(&self, publish: &IncomingPublish) -> Result<(), PacketError> {
@@ -174,30 +170,6 @@ impl Session {
         }
         if publish.payload.len() > settings.max_payload_size {
             return refuse(Reason::PACKET_TOO_LARGE, "a payload larger than max_payload_size");
-        }
-        Ok(())
-    }
-
-    fn acknowledged(&mut self, wire: &mut Wire, ack: Ack) -> Result<(), PacketError> {
-        let Ack { kind, id, reason } = ack;
-        let answer = if kind == AckKind::Pubrel {
-            // One that is not known was released before and its PUBCOMP got lost: no failure to report.
-            self.received.remove(&id);
-            wire.repeated.remove(&id);
-            Some(AckKind::Pubcomp)
-        } else {
-            match (self.inflight.acknowledge(kind, id, reason.is_error()), kind) {
-                (Acked::Release, _) => Some(AckKind::Pubrel),
-                (Acked::Unexpected, _) => {
-                    return Err(PacketError::protocol("not the acknowledgement that the packet identifier waits for"));
-                }
-                (Acked::Unknown, AckKind::Pubrec) if !reason.is_error() => Some(AckKind::Pubrel),
-                // An acknowledgement of something that was given up or acknowledged before harms nobody.
-                (Acked::Done | Acked::Unknown, _) => None,
-            }
-        };
-        if let Some(kind) = answer {
-            write_ack(&mut wire.output, &wire.recipient, Ack { kind, id, reason: Reason::SUCCESS });
         }
         Ok(())
     }
@@ -247,7 +219,7 @@ impl Session {
                 }
             });
         }
-        write_suback(&mut wire.output, &wire.recipient, packet.id, &codes);
+        self.reply_encoded(wire, |output, version| write_suback(output, version, packet.id, &codes));
         Ok(())
     }
 
@@ -255,7 +227,12 @@ impl Session {
     fn join_group(&mut self, share: ShareFilter, entry: &SubscribeEntry, qos: Qos, id: Option<u32>) -> Reason {
         let wish = Wish { qos, retain_as_published: entry.retain_as_published, id };
         match self.shares.join(share, wish) {
-            Ok(()) => Reason(qos as u8),
+            Ok(()) => {
+                if let Some(journal) = &self.journal {
+                    journal.subscribe(journal::shared(entry.filter.as_str().into(), wish));
+                }
+                Reason(qos as u8)
+            }
             Err(TooManyGroups) => Reason::QUOTA_EXCEEDED,
         }
     }
@@ -281,11 +258,15 @@ impl Session {
             let mine = messages.filter(|message| !(entry.no_local && message.origin() == self.number));
             let rights = self.rights.as_deref();
             let mine = mine.filter(|message| rights.is_none_or(|rights| rights.may_read(message.topic())));
+            // Their place in the order on disk is here; they are written when they are sent, or left over.
+            let store = self.journal.as_ref().map(|_| &self.shared.store);
             self.backlog.extend(mine.map(|message| Outgoing {
                 qos: message.qos().min(qos),
                 retain: true,
                 ids: id.into_iter().collect(),
                 group: None,
+                row: store.filter(|_| message.qos().min(qos) > Qos::AtMostOnce).map(Store::next_row),
+                is_filed: false,
                 message,
             }));
         }
@@ -295,6 +276,9 @@ impl Session {
             retain_as_published: entry.retain_as_published,
             retain_handling,
         };
+        if let Some(journal) = &self.journal {
+            journal.subscribe(StoredSubscription { filter: filter.as_str().into(), options, id });
+        }
         self.subscriptions.insert(filter, Subscription { options, id, retained_floor });
     }
 
@@ -311,7 +295,12 @@ impl Session {
         };
         let codes: Vec<Reason> = unwanted.into_iter().map(remove).collect();
         self.read_lanes(self.subscriptions.lanes());
-        write_unsuback(&mut wire.output, &wire.recipient, packet.id, &codes);
+        if let Some(journal) = &self.journal {
+            for (filter, _) in packet.filters.iter().zip(&codes).filter(|(_, code)| **code == Reason::SUCCESS) {
+                journal.unsubscribe(filter);
+            }
+        }
+        self.reply_encoded(wire, |output, recipient| write_unsuback(output, recipient, packet.id, &codes));
         Ok(())
     }
 
@@ -329,8 +318,16 @@ impl Session {
     /// Reads exactly these lanes from now on.
     pub(super) fn read_lanes(&mut self, lanes: LaneSet) {
         if lanes != self.lanes {
+            let filer = self.journal.as_ref().map(|journal| &journal.filer);
+            if let Some(filer) = filer {
+                // Publishers do not wait for what is not read any more.
+                filer.set_lanes(self.lanes.difference(self.lanes.difference(lanes)));
+            }
             self.reader.set_lanes(lanes);
             self.lanes = lanes;
+            if let Some(filer) = filer {
+                filer.set_lanes(lanes);
+            }
         }
     }
 }

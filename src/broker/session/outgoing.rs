@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use super::Session;
 use super::wire::Wire;
 use crate::broker::acl::Rights;
-use crate::broker::inflight::Resend;
+use crate::broker::inflight::{Filed, Resend};
 use crate::broker::message::Message;
 use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, Version, write_ack};
 use crate::broker::share::Group;
+use crate::broker::store::RowId;
 use crate::broker::subscriptions::Ids;
 use crate::log_limit::excerpt;
 use crate::qos::Qos;
@@ -28,6 +29,10 @@ pub struct Outgoing {
     pub ids: Ids,
     /// The group of a shared subscription that it came by.
     pub group: Option<Arc<Group>>,
+    /// Its place on disk, if the session is there.
+    pub row: Option<RowId>,
+    /// Whether the store has it under that row.
+    pub is_filed: bool,
 }
 
 impl Outgoing {
@@ -39,11 +44,15 @@ impl Outgoing {
 impl Session {
     /// Moves messages from the inbox and the queues into the output, as far as the window and the buffer allow.
     pub(super) fn pump(&mut self, wire: &mut Wire, now: Instant) {
+        if self.replies.blocks_messages() {
+            // What a subscription brings comes behind its SUBACK; the rest of it can wait as long.
+            return self.take_inbox(None, now);
+        }
         self.resend(wire, now);
         while wire.takes_messages() {
             let queue_is_next = self.backlog.is_empty();
             let next = if queue_is_next { self.queue.front() } else { self.backlog.front() };
-            if !next.is_some_and(|next| self.inflight.has_room() || next.qos == Qos::AtMostOnce) {
+            if !next.is_some_and(|next| self.can_send(next.qos)) {
                 break;
             }
             let taken = if queue_is_next { self.queue.pop() } else { self.backlog.pop_front() };
@@ -55,24 +64,38 @@ impl Session {
             }
         }
         self.pump_shares(wire, now);
+        self.take_inbox(Some(wire), now);
+        if !self.inflight.is_level() {
+            self.resend(wire, now);
+        }
+    }
+
+    /// Whether a message may be taken in for the client.
+    fn can_send(&self, qos: Qos) -> bool {
+        if qos == Qos::AtMostOnce { !self.is_writing } else { self.inflight.has_room() }
+    }
+
+    /// Takes what came from the bus: to `wire`, if that takes it now, or else into the queue.
+    fn take_inbox(&mut self, mut wire: Option<&mut Wire>, now: Instant) {
+        let filer = self.journal.as_ref().map(|journal| journal.filer.clone());
+        let mut filing = filer.as_ref().map(|filer| filer.batch());
         while let Some(message) = self.inbox.front() {
-            let outgoing = self.select(message);
-            let Some(outgoing) = outgoing else {
-                self.inbox.pop_front();
-                continue;
-            };
-            let at_once = self.backlog.is_empty()
-                && self.queue.is_empty()
-                && wire.takes_messages()
-                && (self.inflight.has_room() || outgoing.qos == Qos::AtMostOnce);
-            if !at_once && self.pace.hold(now, self.queue.is_over_half(), self.delivered) {
-                break;
+            if let Some(mut outgoing) = self.select(message) {
+                let can_send = self.backlog.is_empty() && self.queue.is_empty() && self.can_send(outgoing.qos);
+                let at_once = wire.as_deref_mut().filter(|wire| can_send && wire.takes_messages());
+                if at_once.is_none() && self.pace.hold(now, self.queue.is_over_half(), self.delivered) {
+                    break;
+                }
+                if let Some(journal) = &self.journal {
+                    journal.enqueue(&mut outgoing, true);
+                }
+                match at_once {
+                    Some(wire) => self.transmit(wire, outgoing, now),
+                    None => self.enqueue(outgoing, now),
+                }
             }
-            self.inbox.pop_front();
-            if at_once {
-                self.transmit(wire, outgoing, now);
-            } else {
-                self.enqueue(outgoing, now);
+            if let (Some(message), Some(filing)) = (self.inbox.pop_front(), &mut filing) {
+                filing.filed(&message);
             }
         }
     }
@@ -84,10 +107,12 @@ impl Session {
         }
         loop {
             let takes = self.backlog.is_empty() && self.queue.is_empty() && wire.takes_messages();
-            let has_room = self.inflight.has_room();
-            let can_send = |next: &Outgoing| takes && (has_room || next.qos == Qos::AtMostOnce);
+            let can_send = |next: &Outgoing| takes && self.can_send(next.qos);
             let Some(outgoing) = self.shares.take_if(can_send) else { break };
             if !self.may_read(outgoing.message.topic()) {
+                if let Some(journal) = &self.journal {
+                    journal.discard(&outgoing);
+                }
                 self.dropped(DropReason::Denied, 1, now);
                 continue;
             }
@@ -97,12 +122,22 @@ impl Session {
 
     /// Without a connection QoS 1 and 2 are kept and QoS 0 is not (MQTT 5.0, section 4.1).
     pub(super) fn pump_offline(&mut self, now: Instant) {
+        let filer = self.journal.as_ref().map(|journal| journal.filer.clone());
+        let mut filing = filer.as_ref().map(|filer| filer.batch());
         let mut skipped = 0;
         while let Some(message) = self.inbox.pop_front() {
             match self.select(&message) {
                 Some(outgoing) if outgoing.qos == Qos::AtMostOnce => skipped += 1,
-                Some(outgoing) => self.enqueue(outgoing, now),
+                Some(mut outgoing) => {
+                    if let Some(journal) = &self.journal {
+                        journal.enqueue(&mut outgoing, true);
+                    }
+                    self.enqueue(outgoing, now);
+                }
                 None => {}
+            }
+            if let Some(filing) = &mut filing {
+                filing.filed(&message);
             }
         }
         self.dropped(DropReason::Offline, skipped, now);
@@ -119,21 +154,35 @@ impl Session {
             retain: found.retain_as_published && message.retain(),
             ids: found.ids,
             group: None,
+            row: None,
+            is_filed: false,
             message: message.clone(),
         })
     }
 
-    fn enqueue(&mut self, outgoing: Outgoing, now: Instant) {
-        let size = outgoing.message.size();
-        let dropped = self.queue.push(outgoing, size);
+    pub(super) fn enqueue(&mut self, outgoing: Outgoing, now: Instant) {
+        let (size, journal) = (outgoing.message.size(), self.journal.as_ref());
+        let dropped = self.queue.push(outgoing, size, |outgoing| {
+            if let Some(journal) = journal {
+                journal.dequeue(outgoing.row);
+            }
+        });
         self.dropped(DropReason::QueueFull, dropped, now);
     }
 
-    /// Sends again what the last connection left unacknowledged, in the order it was first sent [MQTT-4.6.0-1].
+    /// Sends again what the last connection left unacknowledged, in the order it was first sent [MQTT-4.6.0-1], and
+    /// what waited for the disk.
     fn resend(&mut self, wire: &mut Wire, now: Instant) {
+        self.is_writing = false;
         while wire.takes_messages() {
-            let (id, reason) = match self.inflight.resend() {
+            let journal = self.journal.as_ref();
+            let is_written = |filed: &Filed| journal.is_none_or(|journal| journal.is_written(filed));
+            let (id, reason) = match self.inflight.resend(is_written) {
                 None => return,
+                Some(Resend::Unwritten) => {
+                    self.is_writing = true;
+                    return;
+                }
                 Some(Resend::Pubrel { id }) => {
                     let pubrel = Ack { kind: AckKind::Pubrel, id, reason: Reason::SUCCESS };
                     write_ack(&mut wire.output, &wire.recipient, pubrel);
@@ -143,25 +192,36 @@ impl Session {
                 Some(Resend::Publish { id, message, .. }) if !may_read(&self.rights, message) => {
                     (id, DropReason::Denied)
                 }
-                Some(Resend::Publish { id, message, .. }) => {
-                    let packet = encode(message, wire.version, id, true, now);
+                Some(Resend::Publish { id, message, dup, .. }) => {
+                    let packet = encode(message, wire.version, id, dup, now);
                     if packet.size(wire.version) <= wire.recipient.maximum_packet_size {
                         packet.write(wire.version, &mut wire.output);
+                        self.delivered += u64::from(!dup);
                         self.tally.message_out(message.message.payload_bytes().len());
                         continue;
                     }
                     (id, DropReason::TooLong)
                 }
             };
-            self.inflight.abandon(id);
+            let row = self.inflight.abandon(id);
+            if let Some(journal) = &self.journal {
+                journal.dequeue(row);
+            }
             self.dropped(reason, 1, now);
         }
     }
 
     /// Encodes one message for the client. With QoS 1 and 2 the window must have room.
-    fn transmit(&mut self, wire: &mut Wire, outgoing: Outgoing, now: Instant) {
+    fn transmit(&mut self, wire: &mut Wire, mut outgoing: Outgoing, now: Instant) {
         if outgoing.is_expired(now) {
             return self.leave_out(&outgoing, DropReason::Expired, now);
+        }
+        let qos = outgoing.qos;
+        if qos > Qos::AtMostOnce && (!self.inflight.is_level() || (qos == Qos::ExactlyOnce && self.journal.is_some())) {
+            let id = self.inflight.next_id();
+            let filed = self.journal.as_ref().and_then(|journal| journal.assign(&mut outgoing, id));
+            self.is_writing |= filed.is_some();
+            return self.inflight.line_up(outgoing, qos, filed);
         }
         let topic = outgoing.message.topic();
         let mut packet = encode(&outgoing, wire.version, self.inflight.next_id(), false, now);
@@ -180,9 +240,10 @@ impl Session {
         }
         self.delivered += 1;
         self.tally.message_out(outgoing.message.payload_bytes().len());
-        if outgoing.qos > Qos::AtMostOnce {
-            let qos = outgoing.qos;
-            self.inflight.push(outgoing, qos);
+        if qos > Qos::AtMostOnce {
+            let id = self.inflight.next_id();
+            let filed = self.journal.as_ref().and_then(|journal| journal.assign(&mut outgoing, id));
+            self.inflight.push(outgoing, qos, filed);
         }
     }
 
@@ -190,6 +251,9 @@ impl Session {
     fn leave_out(&mut self, outgoing: &Outgoing, reason: DropReason, now: Instant) {
         if outgoing.qos > Qos::AtMostOnce {
             self.inflight.skip_id();
+        }
+        if let Some(journal) = &self.journal {
+            journal.discard(outgoing);
         }
         self.dropped(reason, 1, now);
     }
@@ -212,7 +276,7 @@ fn may_read(rights: &Option<Arc<Rights>>, outgoing: &Outgoing) -> bool {
 }
 
 fn encode(outgoing: &Outgoing, version: Version, id: u16, dup: bool, now: Instant) -> OutgoingPublish<'_> {
-    let Outgoing { message, qos, retain, ids, group: _ } = outgoing;
+    let Outgoing { message, qos, retain, ids, .. } = outgoing;
     OutgoingPublish {
         dup,
         qos: *qos,

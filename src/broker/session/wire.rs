@@ -49,6 +49,8 @@ pub struct Wire {
     pub is_bridge: bool,
     /// A message the bus has no room for; nothing is read before it has.
     pub held: Option<Held>,
+    /// So many answers wait for the disk that nothing is read that would need another.
+    pub is_paused: bool,
     pub aliases: Aliases,
     /// QoS 2 messages, not released yet, that came a second time on this connection.
     pub repeated: HashSet<u16>,
@@ -140,6 +142,7 @@ impl Wire {
             is_bridge: connect.is_bridge,
             will: connect.will,
             held: None,
+            is_paused: false,
             aliases: Aliases { outgoing_maximum, ..Aliases::default() },
             repeated: HashSet::new(),
             liveness: Liveness::new(terms.silence, now),
@@ -158,7 +161,7 @@ impl Wire {
 
     /// Whether the client's packets may be handled.
     pub fn takes_packets(&self) -> bool {
-        self.held.is_none() && self.output.len() < OUTPUT_FULL
+        self.held.is_none() && !self.is_paused && self.output.len() < OUTPUT_FULL
     }
 
     /// Whether all output has left for the kernel.

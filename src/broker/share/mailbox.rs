@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use crate::broker::queue::{Queue, QueueLimits};
 use crate::broker::stats::Queued;
+use crate::broker::store::SessionId;
 
 /// Messages that a mailbox takes before others get them. What waits longer is a client's that is slow.
 const ROOM: usize = 64;
@@ -37,6 +38,8 @@ struct State<T> {
     /// Kept here because the session of a client that is away does not look.
     counted: Queued,
     connected: bool,
+    /// The session on disk.
+    session: Option<SessionId>,
     /// The session could not send what was next.
     busy: bool,
     /// Somebody was told that it is full.
@@ -46,7 +49,8 @@ struct State<T> {
 impl<T> Mailbox<T> {
     /// An empty one of a session without a connection.
     pub fn new(limits: QueueLimits, counted: Queued) -> Mailbox<T> {
-        let state = State { queue: Queue::new(limits), counted, connected: false, busy: false, awaited: false };
+        let queue = Queue::new(limits);
+        let state = State { queue, counted, connected: false, session: None, busy: false, awaited: false };
         Mailbox { state: Mutex::new(state), arrived: Notify::new() }
     }
 
@@ -64,11 +68,11 @@ impl<T> Mailbox<T> {
         (readiness, Reverse(state.queue.len()))
     }
 
-    /// Adds `item`, which weighs `bytes`; returns how many the queue dropped.
-    pub fn push(&self, item: T, bytes: usize) -> u64 {
+    /// Adds `item`, which weighs `bytes`; returns how many the queue dropped, each given to `give_up`.
+    pub fn push(&self, item: T, bytes: usize, give_up: impl FnMut(T)) -> u64 {
         let mut state = self.state.lock();
         let was_empty = state.queue.is_empty();
-        let dropped = state.queue.push(item, bytes);
+        let dropped = state.queue.push(item, bytes, give_up);
         state.count();
         drop(state);
         if was_empty {
@@ -99,7 +103,7 @@ impl<T> Mailbox<T> {
         for item in left {
             let size = size(&item);
             // It has just been in there.
-            let _: u64 = state.queue.push(item, size);
+            let _: u64 = state.queue.push(item, size, drop);
         }
         state.count();
         // As far as is known: it tries again with the next.
@@ -107,10 +111,26 @@ impl<T> Mailbox<T> {
         taken
     }
 
-    /// The session has a connection now, or none any more.
-    pub fn set_connected(&self, connected: bool) {
+    /// The session has a connection now, or none any more; says whether it had one.
+    pub fn set_connected(&self, connected: bool) -> bool {
         let mut state = self.state.lock();
-        (state.connected, state.busy) = (connected, false);
+        state.busy = false;
+        std::mem::replace(&mut state.connected, connected)
+    }
+
+    /// The session is on disk now, or no longer.
+    pub fn set_session(&self, session: Option<SessionId>) {
+        self.state.lock().session = session;
+    }
+
+    /// The session on disk, if it is there.
+    pub fn session(&self) -> Option<SessionId> {
+        self.state.lock().session
+    }
+
+    /// Calls `look` for all that waits, oldest first.
+    pub fn for_each(&self, look: impl FnMut(&mut T)) {
+        self.state.lock().queue.iter_mut().for_each(look);
     }
 
     /// Whether nothing waits.
@@ -149,11 +169,11 @@ mod tests {
     fn a_session_is_as_ready_as_its_client() {
         let mailbox = mailbox(1000);
         assert_eq!(mailbox.readiness(), (Readiness::Free, Reverse(0)));
-        mailbox.push(0, 1);
+        mailbox.push(0, 1, drop);
         assert_eq!(mailbox.readiness(), (Readiness::Free, Reverse(1)), "it has had no time to take it");
         assert_eq!(mailbox.take_if(|_| false), (None, false));
         assert_eq!(mailbox.readiness().0, Readiness::Busy);
-        (1..ROOM).for_each(|n| assert_eq!(mailbox.push(n, 1), 0));
+        (1..ROOM).for_each(|n| assert_eq!(mailbox.push(n, 1, drop), 0));
         assert_eq!(mailbox.readiness().0, Readiness::Full);
         let told: Vec<bool> = (0..ROOM).map(|_| mailbox.take_if(|_| true).1).collect();
         assert_eq!(told.iter().position(|told| *told), Some(ROOM / 2 - 1));
@@ -166,15 +186,15 @@ mod tests {
     #[test]
     fn the_bounds_and_the_policy_are_those_of_the_queue() {
         let mailbox = mailbox(2);
-        assert_eq!([1, 2, 3].map(|n| mailbox.push(n, 1)), [0, 0, 1]);
-        assert_eq!(mailbox.push(4, 999), 1, "bytes count too");
+        assert_eq!([1, 2, 3].map(|n| mailbox.push(n, 1, drop)), [0, 0, 1]);
+        assert_eq!(mailbox.push(4, 999, drop), 1, "bytes count too");
         assert_eq!(mailbox.extract(|_| true, |_| 1), [3, 4]);
     }
 
     #[test]
     fn extracting_keeps_the_order_of_what_stays() {
         let mailbox = mailbox(10);
-        (0..6).for_each(|n| assert_eq!(mailbox.push(n, 1), 0));
+        (0..6).for_each(|n| assert_eq!(mailbox.push(n, 1, drop), 0));
         assert_eq!(mailbox.extract(|n| n % 2 == 0, |_| 1), [0, 2, 4]);
         assert_eq!([0; 4].map(|_| mailbox.take_if(|_| true).0), [Some(1), Some(3), Some(5), None]);
     }

@@ -9,13 +9,15 @@ use crate::broker::Shared;
 use crate::broker::acl::Rights;
 use crate::broker::queue::QueueLimits;
 use crate::broker::session::Outgoing;
+use crate::broker::store::SessionId;
+use crate::stats::DropReason;
 
 /// The groups a session is a member of, and what they gave to it. Dropping it leaves them all.
 #[derive(Debug)]
 pub struct Memberships {
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox<Outgoing>>,
-    groups: HashMap<ShareFilter, Arc<Group>>,
+    groups: HashMap<ShareFilter, (Arc<Group>, Wish)>,
     rights: Option<Arc<Rights>>,
 }
 
@@ -30,13 +32,13 @@ impl Memberships {
     pub fn join(&mut self, share: ShareFilter, wish: Wish) -> Result<(), TooManyGroups> {
         let member = Member { mailbox: self.mailbox.clone(), wish, rights: self.rights.clone() };
         let group = super::join(&self.shared, &share, member)?;
-        self.groups.insert(share, group);
+        self.groups.insert(share, (group, wish));
         Ok(())
     }
 
     /// Leaves a group, whose other members get what waited here. Returns whether there was a membership.
     pub fn leave(&mut self, share: &ShareFilter) -> bool {
-        let Some(group) = self.groups.remove(share) else { return false };
+        let Some((group, _)) = self.groups.remove(share) else { return false };
         self.shared.groups.leave(&group, &self.mailbox);
         let of_group = |outgoing: &Outgoing| outgoing.group.as_ref().is_some_and(|other| Arc::ptr_eq(other, &group));
         self.hand_on(self.mailbox.extract(of_group, |outgoing| outgoing.message.size()));
@@ -45,7 +47,7 @@ impl Memberships {
 
     /// Leaves every group. Others get what waited here and what is in `unfinished`.
     pub fn leave_all(&mut self, unfinished: Vec<Outgoing>) {
-        for (_, group) in self.groups.drain() {
+        for (_, (group, _)) in self.groups.drain() {
             self.shared.groups.leave(&group, &self.mailbox);
         }
         self.hand_on(unfinished);
@@ -58,14 +60,14 @@ impl Memberships {
             return;
         }
         self.rights = rights;
-        self.groups.values().for_each(|group| group.set_rights(&self.mailbox, &self.rights));
+        self.groups.values().for_each(|(group, _)| group.set_rights(&self.mailbox, &self.rights));
     }
 
     /// Says whether the session has a connection. When it has none others get what waited here, if there are any.
     pub fn set_connected(&self, connected: bool) {
-        self.mailbox.set_connected(connected);
-        self.groups.values().for_each(|group| group.changed.notify_one());
-        if !connected {
+        let was_connected = self.mailbox.set_connected(connected);
+        self.groups.values().for_each(|(group, _)| group.changed.notify_one());
+        if was_connected && !connected {
             self.hand_on(self.mailbox.extract(|_| true, |_| 0));
         }
     }
@@ -74,7 +76,7 @@ impl Memberships {
     pub fn take_if(&self, can_send: impl FnOnce(&Outgoing) -> bool) -> Option<Outgoing> {
         let (outgoing, awaited) = self.mailbox.take_if(can_send);
         if awaited {
-            self.groups.values().for_each(|group| group.changed.notify_one());
+            self.groups.values().for_each(|(group, _)| group.changed.notify_one());
         }
         outgoing
     }
@@ -82,6 +84,47 @@ impl Memberships {
     /// Waits until a message has come, if none was there. Cancel safe.
     pub async fn arrived(&self) {
         self.mailbox.arrived().await;
+    }
+
+    /// Leaves every group, and what waited goes nowhere: it is on disk.
+    pub fn put_away(&mut self) {
+        for (_, (group, _)) in self.groups.drain() {
+            self.shared.groups.leave(&group, &self.mailbox);
+        }
+        self.mailbox.extract(|_| true, |_| 0);
+    }
+
+    /// The session is on disk from now on, or no longer: then no group has anything on the way to it there.
+    pub fn set_session(&self, session: Option<SessionId>) {
+        if session.is_some() {
+            self.groups.values().for_each(|(group, _)| group.be_durable());
+        }
+        self.mailbox.set_session(session);
+        if session.is_none() {
+            self.mailbox.for_each(|outgoing| (outgoing.row, outgoing.is_filed) = (None, false));
+            self.groups.values().for_each(|(group, _)| group.be_durable_if_needed());
+        }
+    }
+
+    /// Puts back what waited when the gateway ended.
+    pub fn restore(&self, share: &ShareFilter, mut outgoing: Outgoing) {
+        let session = self.mailbox.session();
+        if let Some((group, _)) = self.groups.get(share) {
+            let size = outgoing.message.size();
+            outgoing.group = Some(group.clone());
+            let dropped = self.mailbox.push(outgoing, size, |outgoing| group.dequeue(session, outgoing.row));
+            self.shared.stats.dropped.add(DropReason::QueueFull, dropped);
+        }
+    }
+
+    /// The filters, as the client wrote them, and what is wanted.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, Wish)> {
+        self.groups.values().map(|(group, wish)| (group.text(), *wish))
+    }
+
+    /// Calls `look` for all that waits, oldest first.
+    pub fn for_each_waiting(&self, look: impl FnMut(&mut Outgoing)) {
+        self.mailbox.for_each(look);
     }
 
     /// Whether no message waits.
@@ -95,9 +138,12 @@ impl Memberships {
     }
 
     fn hand_on(&self, messages: Vec<Outgoing>) {
-        for Outgoing { message, group, .. } in messages {
+        let session = self.mailbox.session();
+        for Outgoing { message, group, row, .. } in messages {
             if let Some(group) = group {
                 group.give(&self.shared.stats, message);
+                // Behind it: a crash between the two may repeat it, but not lose it.
+                group.dequeue(session, row);
             }
         }
     }

@@ -1,0 +1,182 @@
+//! Answers to the client: at once, or when what they promise is on disk.
+
+use bytes::BytesMut;
+
+use super::Session;
+use super::replies::{Reply, Taken};
+use super::wire::Wire;
+use crate::broker::bus::{Bus, Published};
+use crate::broker::inflight::Acked;
+use crate::broker::lane::Lane;
+use crate::broker::packet::{Ack, AckKind, PacketError, Reason, Recipient, Version, write_ack};
+use crate::broker::retained::Retention;
+use crate::broker::store::{Change, HoldKey, Store, Ticket};
+use crate::qos::Qos;
+
+/// What a session waits for besides its client and the bus.
+#[derive(Clone, Copy, Debug)]
+pub struct Promises {
+    /// Until a lane is filed so far.
+    filed: Option<(Lane, u64)>,
+    /// For anything more on disk than this.
+    written: Option<Ticket>,
+}
+
+impl Promises {
+    /// Whether there is anything.
+    pub fn are_open(&self) -> bool {
+        self.filed.is_some() || self.written.is_some()
+    }
+
+    /// Resolves at the first that may have come true. Cancel safe.
+    pub async fn come_true(self, bus: &Bus, store: &Store) {
+        tokio::select! {
+            () = async { if let Some((lane, position)) = self.filed { bus.filed(lane, position).await } },
+                if self.filed.is_some() => {}
+            () = async { if let Some(seen) = self.written { store.progress(seen).await } },
+                if self.written.is_some() => {}
+        }
+    }
+}
+
+impl Session {
+    /// Answers a PUBLISH that was taken, or refused (`published` is `None`): at once, unless a durable reader or the
+    /// disk has to have it first.
+    pub(super) fn answer(
+        &mut self,
+        wire: &mut Wire,
+        qos: Qos,
+        id: u16,
+        reason: Reason,
+        published: Option<(Lane, Published)>,
+    ) {
+        let kind = match qos {
+            Qos::AtMostOnce => return,
+            Qos::AtLeastOnce => AckKind::Puback,
+            Qos::ExactlyOnce => AckKind::Pubrec,
+        };
+        let ack = Ack { kind, id, reason };
+        // In MQTT 3 a PUBREC is always followed by PUBREL; in MQTT 5 one that failed ends the exchange.
+        let received = kind == AckKind::Pubrec && (wire.version != Version::V5 || !reason.is_error());
+        if received {
+            self.received.insert(id);
+        }
+        let bus = &self.shared.bus;
+        let until = published.as_ref().filter(|(lane, published)| published.read && bus.is_durable(*lane));
+        let until = until.map(|(lane, published)| (*lane, published.position));
+        let is_kept = published.as_ref().is_some_and(|(_, published)| {
+            matches!(published.retained, Some(Retention::Stored(_) | Retention::Deleted)) && self.shared.store.is_on()
+        });
+        let durable = received && self.journal.is_some();
+        if until.is_none() && !is_kept && !durable && self.replies.is_empty() {
+            return write_ack(&mut wire.output, &wire.recipient, ack);
+        }
+        let place = published.filter(|(_, published)| durable && published.read);
+        let seals = place.map(|(lane, Published { position, .. })| HoldKey { lane, position });
+        self.replies.take(Taken { ack, until, seals, is_answered: true });
+    }
+
+    /// Answers when all that was submitted so far is on disk, if the session is.
+    pub(super) fn reply(&mut self, wire: &mut Wire, ack: Ack) {
+        if self.journal.is_none() {
+            return write_ack(&mut wire.output, &wire.recipient, ack);
+        }
+        self.replies.answer(self.shared.store.latest(), Reply::Ack(ack));
+    }
+
+    /// The same with SUBACK or UNSUBACK.
+    pub(super) fn reply_encoded(&mut self, wire: &mut Wire, write: impl FnOnce(&mut BytesMut, &Recipient)) {
+        if self.journal.is_none() {
+            return write(&mut wire.output, &wire.recipient);
+        }
+        let mut packet = BytesMut::new();
+        write(&mut packet, &wire.recipient);
+        self.replies.answer(self.shared.store.latest(), Reply::Encoded(packet));
+    }
+
+    /// An acknowledgement came.
+    pub(super) fn acknowledged(&mut self, wire: &mut Wire, ack: Ack) -> Result<(), PacketError> {
+        let Ack { kind, id, reason } = ack;
+        let answer = |kind| Ack { kind, id, reason: Reason::SUCCESS };
+        if kind == AckKind::Pubrel {
+            // One that is not known was released before and its PUBCOMP got lost: no failure to report.
+            let known = self.received.remove(&id);
+            wire.repeated.remove(&id);
+            if let Some(journal) = self.journal.as_ref().filter(|_| known) {
+                journal.forgive(id);
+            }
+            self.reply(wire, answer(AckKind::Pubcomp));
+            return Ok(());
+        }
+        match (self.inflight.acknowledge(kind, id, reason.is_error()), kind) {
+            (Acked::Release(row), _) => {
+                if let (Some(journal), Some(row)) = (&self.journal, row) {
+                    self.inflight.released(id, journal.release(row, id));
+                }
+                self.reply(wire, answer(AckKind::Pubrel));
+            }
+            (Acked::Unexpected, _) => {
+                return Err(PacketError::protocol("not the acknowledgement that the packet identifier waits for"));
+            }
+            (Acked::Unknown, AckKind::Pubrec) if !reason.is_error() => self.reply(wire, answer(AckKind::Pubrel)),
+            (Acked::Done(row), _) => {
+                if let Some(journal) = &self.journal {
+                    journal.dequeue(row);
+                }
+            }
+            // An acknowledgement of something that was given up or acknowledged before harms nobody.
+            (Acked::Unknown, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Hands what is filed to the disk, and what is there to the client.
+    pub(super) fn settle(&mut self, wire: Option<&mut Wire>) {
+        if self.replies.is_empty() {
+            return;
+        }
+        let (bus, store) = (&self.shared.bus, &self.shared.store);
+        while let Some(taken) = self.replies.pop_filed(|lane, position| bus.is_filed(lane, position)) {
+            // A refusal in MQTT 5 was not received.
+            let received = taken.ack.kind == AckKind::Pubrec && self.received.contains(&taken.ack.id);
+            match (&self.journal, taken.seals) {
+                (Some(journal), seals) if received => journal.receive(taken.ack.id, seals),
+                (_, Some(key)) => store.submit(Change::Unhold { key }),
+                _ => Ticket::DONE,
+            };
+            if taken.is_answered {
+                self.replies.answer(store.latest(), Reply::Ack(taken.ack));
+            }
+        }
+        let Some(wire) = wire else { return };
+        while let Some(reply) = self.replies.pop_written(|ticket| store.is_done(ticket)) {
+            match reply {
+                Reply::Ack(ack) => write_ack(&mut wire.output, &wire.recipient, ack),
+                Reply::Encoded(packet) => wire.output.extend_from_slice(&packet),
+            }
+        }
+    }
+
+    /// What to wait for; `seen` is how far the disk was before the session last looked.
+    pub(super) fn promises(&self, seen: Ticket) -> Promises {
+        let written = (self.replies.is_unwritten() || self.is_writing).then_some(seen);
+        Promises { filed: self.replies.waits_until(), written }
+    }
+
+    /// The session ends: what durable readers hold for its messages is theirs without its identifiers.
+    pub(super) fn let_go(&mut self) {
+        let seals = std::mem::take(&mut self.replies).into_seals();
+        if seals.is_empty() {
+            return;
+        }
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(async move {
+            for ((lane, position), key) in seals {
+                tokio::select! {
+                    () = shared.bus.filed(lane, position) => shared.store.submit(Change::Unhold { key }),
+                    () = shared.stop.cancelled() => return,
+                };
+            }
+        });
+    }
+}

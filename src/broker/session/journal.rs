@@ -1,0 +1,205 @@
+//! What a session on disk lets the store know.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Outgoing, Session};
+use crate::broker::admission::SessionExpiry;
+use crate::broker::filer::Filer;
+use crate::broker::inflight::Filed;
+use crate::broker::share::Wish;
+use crate::broker::store::{
+    Change, HoldKey, RowId, SessionId, SessionRecord, Store, StoredMessage, StoredSubscription, Ticket, Urgency,
+};
+use crate::broker::subscriptions::SubscriptionOptions;
+use crate::qos::Qos;
+
+/// The session's place on disk. While a session has one it is durable.
+#[derive(Debug)]
+pub struct Journal {
+    store: Store,
+    session: SessionId,
+    pub(super) filer: Arc<Filer>,
+    /// As last written.
+    record: SessionRecord,
+    /// See [`Store::resync`].
+    pub(super) synced: u64,
+}
+
+impl Journal {
+    /// For a session whose lanes are `session.lanes`. From here on publishers on them wait for it.
+    pub(super) fn new(session: &Session, id: SessionId, record: SessionRecord) -> Journal {
+        let (store, filer) = (session.shared.store.clone(), Arc::new(session.shared.bus.filer()));
+        filer.set_lanes(session.lanes);
+        Journal { store, session: id, filer, record, synced: 0 }
+    }
+
+    /// The session's row.
+    pub(super) fn open(&self, client_id: &Arc<str>) {
+        let (client_id, record) = (client_id.clone(), self.record.clone());
+        self.store.submit(Change::OpenSession { session: self.session, client_id, record });
+    }
+
+    /// The session and all that is its own goes.
+    pub(super) fn end(self) -> Ticket {
+        self.store.submit(Change::EndSession { session: self.session })
+    }
+
+    /// `outgoing` waits for the client, or is sent at once. It may have a row already, if it was not written.
+    pub(super) fn enqueue(&self, outgoing: &mut Outgoing, is_live: bool) {
+        if outgoing.qos == Qos::AtMostOnce || outgoing.is_filed {
+            return;
+        }
+        let hold = if is_live { self.filer.hold(&outgoing.message) } else { None };
+        let row = *outgoing.row.get_or_insert_with(|| self.store.next_row());
+        outgoing.is_filed = true;
+        let outgoing = StoredMessage::from(&*outgoing);
+        self.store.submit(Change::Enqueue { session: self.session, row, outgoing, hold });
+    }
+
+    /// `outgoing` is about to be sent by `packet_id`; `None`: QoS 0.
+    pub(super) fn assign(&self, outgoing: &mut Outgoing, packet_id: u16) -> Option<Filed> {
+        self.enqueue(outgoing, false);
+        let row = outgoing.row?;
+        let exactly_once = outgoing.qos == Qos::ExactlyOnce;
+        let urgency = if exactly_once { Urgency::Urgent } else { Urgency::Lazy };
+        let ticket = self.store.submit(Change::Assign { session: self.session, row, packet_id, urgency });
+        let hold = if exactly_once { self.filer.hold(&outgoing.message) } else { None };
+        Some(Filed { row, ticket, hold })
+    }
+
+    /// Whether the next packet for a message may be sent.
+    pub(super) fn is_written(&self, filed: &Filed) -> bool {
+        self.store.is_done(filed.ticket) && !filed.hold.is_some_and(|key| self.store.is_held(key))
+    }
+
+    pub(super) fn release(&self, row: RowId, packet_id: u16) -> Ticket {
+        self.store.submit(Change::Release { session: self.session, row, packet_id })
+    }
+
+    pub(super) fn dequeue(&self, row: Option<RowId>) {
+        if let Some(row) = row {
+            self.store.submit(Change::Dequeue { session: self.session, row });
+        }
+    }
+
+    /// `outgoing` is not going to be sent.
+    pub(super) fn discard(&self, outgoing: &Outgoing) {
+        if outgoing.is_filed {
+            self.dequeue(outgoing.row);
+        }
+    }
+
+    pub(super) fn receive(&self, packet_id: u16, seals: Option<HoldKey>) -> Ticket {
+        self.store.submit(Change::Receive { session: self.session, packet_id, seals })
+    }
+
+    pub(super) fn forgive(&self, packet_id: u16) -> Ticket {
+        self.store.submit(Change::Forgive { session: self.session, packet_id })
+    }
+
+    pub(super) fn subscribe(&self, subscription: StoredSubscription) {
+        self.store.submit(Change::Subscribe { session: self.session, subscription });
+    }
+
+    pub(super) fn unsubscribe(&self, filter: &str) {
+        self.store.submit(Change::Unsubscribe { session: self.session, filter: filter.into() });
+    }
+}
+
+impl Session {
+    /// Is on disk from now on if it outlives its connection, and no longer if it does not.
+    pub(super) fn set_expiry(&mut self, expiry: SessionExpiry) {
+        if expiry.is_zero() {
+            self.erase();
+        } else if self.journal.is_some() {
+            self.note(expiry, None);
+        } else if self.shared.store.is_on() {
+            let id = self.shared.store.new_session();
+            let record = SessionRecord { expiry, username: self.username(), ended_at: None };
+            self.journal = Some(Journal::new(self, id, record));
+            self.shares.set_session(Some(id));
+            self.save();
+        }
+    }
+
+    fn username(&self) -> Option<Arc<str>> {
+        self.login.user().map(Arc::from)
+    }
+
+    /// What is known of the session is another now; `ended_at` as in [`SessionRecord`].
+    pub(super) fn note(&mut self, expiry: SessionExpiry, ended_at: Option<SystemTime>) {
+        let username = self.username();
+        if let Some(journal) = &mut self.journal {
+            journal.record = SessionRecord { expiry, username, ended_at };
+            journal.open(&self.client_id);
+        }
+    }
+
+    /// Takes the session off the disk.
+    pub(super) fn erase(&mut self) -> Ticket {
+        let Some(journal) = self.journal.take() else { return Ticket::DONE };
+        self.shares.set_session(None);
+        let outgoing = self.queue.iter_mut().chain(&mut self.backlog);
+        outgoing.for_each(|outgoing| (outgoing.row, outgoing.is_filed) = (None, false));
+        self.inflight.iter_mut().for_each(|(_, _, filed)| *filed = None);
+        journal.end()
+    }
+
+    /// Gives all there is of the session to the store, which has nothing of it.
+    pub(super) fn save(&mut self) {
+        let Some(journal) = &self.journal else { return };
+        journal.open(&self.client_id);
+        for (filter, subscription) in self.subscriptions.iter() {
+            journal.subscribe(StoredSubscription {
+                filter: filter.as_str().into(),
+                options: subscription.options,
+                id: subscription.id,
+            });
+        }
+        self.shares.iter().for_each(|(text, wish)| journal.subscribe(shared(text.clone(), wish)));
+        for &id in &self.received {
+            journal.receive(id, None);
+        }
+        for (id, outgoing, filed) in self.inflight.iter_mut() {
+            let row = filed.map_or_else(|| journal.store.next_row(), |filed| filed.row);
+            match outgoing {
+                Some(outgoing) => {
+                    (outgoing.row, outgoing.is_filed) = (Some(row), false);
+                    *filed = journal.assign(outgoing, id);
+                }
+                None => *filed = Some(Filed { row, ticket: journal.release(row, id), hold: None }),
+            }
+        }
+        for outgoing in self.queue.iter_mut() {
+            outgoing.is_filed = false;
+            journal.enqueue(outgoing, false);
+        }
+        self.shares.for_each_waiting(|outgoing| {
+            outgoing.is_filed = false;
+            journal.enqueue(outgoing, false);
+        });
+    }
+}
+
+/// A membership in a group, by the filter as the client wrote it.
+pub(super) fn shared(filter: Arc<str>, wish: Wish) -> StoredSubscription {
+    let options = SubscriptionOptions {
+        qos: wish.qos,
+        retain_as_published: wish.retain_as_published,
+        ..SubscriptionOptions::default()
+    };
+    StoredSubscription { filter, options, id: wish.id }
+}
+
+impl From<&Outgoing> for StoredMessage {
+    fn from(outgoing: &Outgoing) -> StoredMessage {
+        StoredMessage {
+            message: outgoing.message.clone(),
+            qos: outgoing.qos,
+            retain: outgoing.retain,
+            ids: outgoing.ids.clone(),
+            share: outgoing.group.as_ref().map(|group| group.text().clone()),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Acknowledgements that wait for the disk, in order. Pure.
+//!
+//! A PUBLISH is answered when the durable readers of its lane have filed it and all that was submitted by then is on
+//! disk: it waits in two queues, one after the other, so that answers leave in the order in which messages came
+//! [MQTT-4.6.0-2].
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+
+use crate::broker::lane::Lane;
+use crate::broker::packet::{Ack, AckKind};
+use crate::broker::store::{HoldKey, Ticket};
+
+/// Answers that may wait for one client; with so many nothing is read from it that would need another.
+pub const MAX_REPLIES: usize = 1024;
+
+/// A PUBLISH that was taken and not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// PUBACK or PUBREC.
+    pub ack: Ack,
+    /// Up to where its lane must be filed.
+    pub until: Option<(Lane, u64)>,
+    /// What its identifier seals, if durable readers hold the message for it.
+    pub seals: Option<HoldKey>,
+    /// Whether the connection it came by is still there to be answered.
+    pub is_answered: bool,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To a PUBLISH, PUBREL or PUBREC.
+    Ack(Ack),
+    /// SUBACK or UNSUBACK, encoded. Messages wait behind it.
+    Encoded(BytesMut),
+}
+
+/// The answers that one client waits for.
+#[derive(Debug, Default)]
+pub struct Replies {
+    unfiled: VecDeque<Taken>,
+    unwritten: VecDeque<(Ticket, Reply)>,
+    /// Of `unwritten`, those that messages wait behind.
+    encoded: usize,
+}
+
+impl Replies {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.unfiled.is_empty() && self.unwritten.is_empty()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.unfiled.len() + self.unwritten.len()
+    }
+
+    /// Whether any waits for the disk.
+    pub fn is_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    /// Whether a SUBACK or UNSUBACK waits.
+    pub fn blocks_messages(&self) -> bool {
+        self.encoded > 0
+    }
+
+    /// A PUBLISH to answer once it is filed.
+    pub fn take(&mut self, taken: Taken) {
+        self.unfiled.push_back(taken);
+    }
+
+    /// What the next PUBLISH to answer waits for, unless it is filed.
+    pub fn waits_until(&self) -> Option<(Lane, u64)> {
+        self.unfiled.front().and_then(|taken| taken.until)
+    }
+
+    /// The next PUBLISH that is filed.
+    pub fn pop_filed(&mut self, is_filed: impl Fn(Lane, u64) -> bool) -> Option<Taken> {
+        let next = self.unfiled.front()?;
+        next.until.is_none_or(|(lane, position)| is_filed(lane, position)).then(|| self.unfiled.pop_front())?
+    }
+
+    /// Answers when all up to `ticket` is on disk. Tickets must not fall.
+    pub fn answer(&mut self, ticket: Ticket, reply: Reply) {
+        self.encoded += usize::from(matches!(reply, Reply::Encoded(_)));
+        self.unwritten.push_back((ticket, reply));
+    }
+
+    /// The next answer that may be sent.
+    pub fn pop_written(&mut self, is_done: impl Fn(Ticket) -> bool) -> Option<Reply> {
+        let (ticket, _) = self.unwritten.front()?;
+        let (_, reply) = is_done(*ticket).then(|| self.unwritten.pop_front())??;
+        self.encoded -= usize::from(matches!(reply, Reply::Encoded(_)));
+        Some(reply)
+    }
+
+    /// A QoS 2 PUBLISH came again: says whether the first is still to be answered, which then serves for both.
+    pub fn renew(&mut self, id: u16) -> bool {
+        let first = self.unfiled.iter_mut().find(|taken| taken.ack.kind == AckKind::Pubrec && taken.ack.id == id);
+        if let Some(taken) = first {
+            taken.is_answered = true;
+            return true;
+        }
+        let is_it = |reply: &Reply| matches!(reply, Reply::Ack(ack) if ack.kind == AckKind::Pubrec && ack.id == id);
+        self.unwritten.iter().any(|(_, reply)| is_it(reply))
+    }
+
+    /// The connection is gone: nothing is answered any more. QoS 2 messages still have to be filed with their identifier.
+    pub fn disconnect(&mut self) {
+        self.unfiled.retain(|taken| taken.ack.kind == AckKind::Pubrec);
+        self.unfiled.iter_mut().for_each(|taken| taken.is_answered = false);
+        self.unwritten.clear();
+        self.encoded = 0;
+    }
+
+    /// The session is gone: what its messages would have sealed, and when they are filed.
+    pub fn into_seals(self) -> Vec<((Lane, u64), HoldKey)> {
+        self.unfiled.into_iter().filter_map(|taken| Some((taken.until?, taken.seals?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::packet::Reason;
+
+    fn ack(kind: AckKind, id: u16) -> Ack {
+        Ack { kind, id, reason: Reason::SUCCESS }
+    }
+
+    fn taken(kind: AckKind, id: u16, position: u64) -> Taken {
+        let lane = Lane::of("a");
+        let seals = (kind == AckKind::Pubrec).then_some(HoldKey { lane, position });
+        Taken { ack: ack(kind, id), until: Some((lane, position)), seals, is_answered: true }
+    }
+
+    #[test]
+    fn answers_leave_in_order_when_filed_and_written() {
+        let mut replies = Replies::default();
+        assert!(replies.is_empty());
+        replies.take(taken(AckKind::Puback, 1, 10));
+        replies.take(Taken { until: None, ..taken(AckKind::Puback, 2, 0) });
+        assert_eq!(replies.waits_until(), Some((Lane::of("a"), 10)));
+        assert_eq!(replies.pop_filed(|_, position| position < 10), None, "the second waits for the first");
+        let ids: Vec<u16> = std::iter::from_fn(|| replies.pop_filed(|_, _| true)).map(|taken| taken.ack.id).collect();
+        assert_eq!(ids, [1, 2]);
+        replies.answer(Ticket::DONE, Reply::Encoded(BytesMut::new()));
+        replies.answer(Ticket::DONE, Reply::Ack(ack(AckKind::Puback, 1)));
+        assert!(replies.blocks_messages() && replies.is_unwritten() && replies.len() == 2);
+        assert_eq!(replies.pop_written(|_| false), None);
+        assert_eq!(replies.pop_written(|_| true), Some(Reply::Encoded(BytesMut::new())));
+        assert!(!replies.blocks_messages());
+        assert_eq!(replies.pop_written(|_| true), Some(Reply::Ack(ack(AckKind::Puback, 1))));
+        assert!(replies.is_empty());
+    }
+
+    #[test]
+    fn what_is_filed_after_the_connection_is_not_answered_unless_it_comes_again() {
+        let mut replies = Replies::default();
+        replies.take(taken(AckKind::Puback, 1, 10));
+        replies.take(taken(AckKind::Pubrec, 2, 20));
+        replies.take(taken(AckKind::Pubrec, 3, 30));
+        replies.answer(Ticket::DONE, Reply::Ack(ack(AckKind::Pubrec, 4)));
+        replies.answer(Ticket::DONE, Reply::Encoded(BytesMut::new()));
+        assert!(replies.renew(2) && replies.renew(4) && !replies.renew(1));
+        replies.disconnect();
+        assert!(!replies.is_unwritten() && !replies.blocks_messages() && replies.len() == 2);
+        assert!(replies.renew(3) && !replies.renew(4));
+        let filed: Vec<_> = std::iter::from_fn(|| replies.pop_filed(|_, _| true)).collect();
+        assert_eq!(
+            filed.iter().map(|taken| (taken.ack.id, taken.is_answered)).collect::<Vec<_>>(),
+            [(2, false), (3, true)]
+        );
+    }
+
+    #[test]
+    fn what_was_not_sealed_is_known_at_the_end() {
+        let mut replies = Replies::default();
+        replies.take(taken(AckKind::Pubrec, 2, 20));
+        replies.take(taken(AckKind::Puback, 1, 30));
+        let lane = Lane::of("a");
+        assert_eq!(replies.into_seals(), [((lane, 20), HoldKey { lane, position: 20 })]);
+    }
+}

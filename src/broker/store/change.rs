@@ -1,0 +1,243 @@
+//! What the broker tells the store, and what it gets back at the next start.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::broker::admission::SessionExpiry;
+use crate::broker::lane::Lane;
+use crate::broker::message::Message;
+use crate::broker::subscriptions::{Ids, SubscriptionOptions};
+use crate::qos::Qos;
+
+/// A session on disk. Grows for ever, also over restarts: never used twice while rows of the first are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub(super) u64);
+
+/// A queued message on disk. A later one is higher, also over restarts: the order of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId(pub(super) NonZeroU64);
+
+/// The message of a QoS 2 publisher that queued rows wait for; see [`Change::Enqueue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldKey {
+    /// The lane it went by.
+    pub lane: Lane,
+    /// Where the lane ended after it.
+    pub position: u64,
+}
+
+/// How long a change may wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody waits for it: written as soon as the disk can.
+    Urgent,
+    /// Nobody waits: at most a second, so that what comes often is written together. Its ticket is done at once.
+    Lazy,
+}
+
+/// One change of what is to be there after a restart.
+///
+/// Changes take effect in the order they were submitted, and all of one transaction or none are on disk after a crash.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// `message` is the retained one of its topic. (Not for an empty payload: [`Change::Forget`].)
+    Retain(Message, Urgency),
+    /// `topic` has no retained message.
+    Forget {
+        /// The topic.
+        topic: Arc<str>,
+        /// Whether anybody waits.
+        urgency: Urgency,
+    },
+    /// There is such a session, or its record is another now. Comes before anything else of the session.
+    OpenSession {
+        /// Which; new ones from [`Store::new_session`](super::Store::new_session).
+        session: SessionId,
+        /// Its client id.
+        client_id: Arc<str>,
+        /// What is known of it.
+        record: SessionRecord,
+    },
+    /// The session and all that belongs to it is gone.
+    EndSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// A subscription was made or replaced.
+    Subscribe {
+        /// Whose.
+        session: SessionId,
+        /// The subscription.
+        subscription: StoredSubscription,
+    },
+    /// A subscription was removed.
+    Unsubscribe {
+        /// Whose.
+        session: SessionId,
+        /// As in [`StoredSubscription::filter`].
+        filter: Arc<str>,
+    },
+    /// A message waits for the session.
+    ///
+    /// With `hold` it is kept aside, not on disk, until a [`Change::Receive`] seals that key: then both go into the same
+    /// transaction. The ticket is done at once then; [`Store::is_held`](super::Store::is_held) tells the rest.
+    Enqueue {
+        /// Whose queue.
+        session: SessionId,
+        /// From [`Store::next_row`](super::Store::next_row).
+        row: RowId,
+        /// The message and how it is to be sent.
+        outgoing: StoredMessage,
+        /// What it waits for.
+        hold: Option<HoldKey>,
+    },
+    /// A queued message is sent, or about to be, by this packet identifier.
+    Assign {
+        /// Whose.
+        session: SessionId,
+        /// Which.
+        row: RowId,
+        /// Its packet identifier.
+        packet_id: u16,
+        /// QoS 2 waits for it, QoS 1 need not: then `Lazy`, which spares a transaction if PUBACK comes within a second.
+        urgency: Urgency,
+    },
+    /// QoS 2: PUBREC came. The message can go, identifier and phase stay.
+    Release {
+        /// Whose.
+        session: SessionId,
+        /// Which.
+        row: RowId,
+        /// As in its [`Change::Assign`].
+        packet_id: u16,
+    },
+    /// A message is done with: acknowledged, dropped, expired, given to another member of a group. Lazy, for nobody waits:
+    /// a crash in that second sends the message again, with DUP and the same identifier.
+    Dequeue {
+        /// Whose.
+        session: SessionId,
+        /// Which.
+        row: RowId,
+    },
+    /// A QoS 2 message of this client was taken: its identifier must not be published again [MQTT-4.3.3-10].
+    Receive {
+        /// Whose.
+        session: SessionId,
+        /// The client's packet identifier.
+        packet_id: u16,
+        /// Rows to write with it; no row may be queued with this key from now on.
+        seals: Option<HoldKey>,
+    },
+    /// PUBREL came: the identifier may be used again.
+    Forgive {
+        /// Whose.
+        session: SessionId,
+        /// The client's packet identifier.
+        packet_id: u16,
+    },
+    /// What waits for this key waits no longer, though there is no identifier to go with it: the publisher's session has
+    /// ended before its [`Change::Receive`].
+    Unhold {
+        /// The key.
+        key: HoldKey,
+    },
+}
+
+/// What is known of a session besides what has a change of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// How long it outlives its connection. Whole seconds on disk.
+    pub expiry: SessionExpiry,
+    /// Who it belongs to.
+    pub username: Option<Arc<str>>,
+    /// When its connection ended; `None`: it is connected. Milliseconds on disk.
+    pub ended_at: Option<SystemTime>,
+}
+
+/// A subscription of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSubscription {
+    /// As the client wrote it, `$share/…` and all.
+    pub filter: Arc<str>,
+    /// Its options.
+    pub options: SubscriptionOptions,
+    /// Its subscription identifier.
+    pub id: Option<u32>,
+}
+
+/// A message on its way to a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// The message. From disk: origin, position and retained version are 0, and what is left of its expiry interval is
+    /// what the wall clock says, but not more than there was when it was written.
+    pub message: Message,
+    /// The QoS it is sent with.
+    pub qos: Qos,
+    /// The RETAIN flag it is sent with.
+    pub retain: bool,
+    /// Subscription identifiers.
+    pub ids: Ids,
+    /// The shared subscription it came by, as the client wrote it.
+    pub share: Option<Arc<str>>,
+}
+
+/// What was on disk.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Retained messages, by topic. Expired ones may be among them.
+    pub retained: Vec<Message>,
+    /// Sessions, by id.
+    pub sessions: Vec<StoredSession>,
+}
+
+/// A session that was on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSession {
+    /// What it goes on by.
+    pub session: SessionId,
+    /// Its client id.
+    pub client_id: Arc<str>,
+    /// What is known of it. It may have expired.
+    pub record: SessionRecord,
+    /// Its subscriptions, by filter.
+    pub subscriptions: Vec<StoredSubscription>,
+    /// What waits for it or was sent, in order.
+    pub queue: Vec<StoredRow>,
+    /// QoS 2 identifiers that its client has not released, ascending.
+    pub received: Vec<u16>,
+}
+
+/// A queued message that was on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRow {
+    /// What it goes on by.
+    pub row: RowId,
+    /// How far it came.
+    pub phase: Phase,
+}
+
+/// How far a queued message came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits.
+    Queued(StoredMessage),
+    /// It was sent, or about to be, by this packet identifier, and not acknowledged: it goes out again with DUP.
+    Sent(u16, StoredMessage),
+    /// QoS 2: PUBREC came; PUBREL is sent until PUBCOMP comes.
+    Released(u16),
+}
+
+impl RowId {
+    /// As a number, from 1.
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl SessionId {
+    /// As a number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}

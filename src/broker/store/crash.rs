@@ -1,0 +1,202 @@
+//! kill -9 and a full disk, in children: this test binary, which runs one function of this file instead of all.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::fixture::{connected, stored};
+use super::*;
+use crate::broker::lane::Lane;
+
+/// What a child is to do, and with which file.
+const ROLE: &str = "GATEPOST_STORE_ROLE";
+const PATH: &str = "GATEPOST_STORE_PATH";
+
+/// Messages of the killed child that are in its queue at a time.
+const QUEUED: u64 = 50;
+/// It says how far it is after so many.
+const BURST: u64 = 10;
+
+/// Not a test: what the children run.
+#[tokio::test]
+async fn child() {
+    let (Ok(role), Ok(path)) = (std::env::var(ROLE), std::env::var(PATH)) else { return };
+    let path = Path::new(&path);
+    match role.as_str() {
+        "queue" => queue(path).await,
+        "full" => full(path).await,
+        "overfull" => overfull(path).await,
+        _ => panic!("no such role: {role}"),
+    }
+}
+
+/// With SIGXFSZ ignored, so that a file that must not grow makes an error, as a full disk does.
+fn start(role: &str, path: &Path) -> Child {
+    Command::new("sh")
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "broker::store::crash::child", "--nocapture"])
+        .env(ROLE, role)
+        .env(PATH, path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn number(outgoing: &StoredMessage) -> u64 {
+    u64::from_le_bytes(outgoing.message.payload_bytes().try_into().unwrap())
+}
+
+/// Queues the numbers, each with a packet identifier in the same transaction, and takes them out again in order. Says
+/// how far it came.
+async fn queue(path: &Path) {
+    let (store, restored) = Store::open(path, StoreSettings::default());
+    let (mut rows, mut next, session) = match restored.sessions.into_iter().next() {
+        None => {
+            let (session, client_id) = (store.new_session(), Arc::from("client"));
+            store.submit(Change::OpenSession { session, client_id, record: connected() });
+            (Vec::new(), 0, session)
+        }
+        Some(found) => {
+            let next = found.received.last().map_or(0, |&last| u64::from(last) + 1);
+            (found.queue.into_iter().map(|row| row.row).collect(), next, found.session)
+        }
+    };
+    let base = next - rows.len() as u64;
+    loop {
+        let key = HoldKey { lane: Lane::of("a"), position: next };
+        let row = store.next_row();
+        let outgoing = stored("a", &next.to_le_bytes());
+        store.submit(Change::Enqueue { session, row, outgoing, hold: Some(key) });
+        store.submit(Change::Receive { session, packet_id: next as u16, seals: Some(key) });
+        rows.push(row);
+        if let Some(old) = next.checked_sub(QUEUED).filter(|&old| old >= base) {
+            store.submit(Change::Dequeue { session, row: rows[(old - base) as usize] });
+            store.submit(Change::Forgive { session, packet_id: old as u16 });
+        }
+        if next % BURST == 0 {
+            store.done(store.latest()).await;
+            println!("at {next}");
+        }
+        next += 1;
+    }
+}
+
+#[test]
+fn what_was_done_survives_kill_9_at_any_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broker.db");
+    let mut last = 0;
+    for round in 0..12 {
+        let mut child = start("queue", &path);
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("at ")?.parse::<u64>().ok());
+        let at = said.nth(fastrand::usize(0..20)).expect("the child gets on");
+        std::thread::sleep(Duration::from_micros(fastrand::u64(0..5000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it said between our look and its end counts too.
+        let at = said.last().unwrap_or(at);
+        assert!(round == 0 || at > last, "it goes on where it was");
+        last = check_queue(&path, at);
+    }
+}
+
+/// Returns the last number that is there.
+fn check_queue(path: &Path, done: u64) -> u64 {
+    let (_, restored) = writer::open(path).unwrap();
+    assert!(!path.with_file_name("broker.db.bad").exists());
+    let session = &restored.sessions[0];
+    let numbers: Vec<u64> = session
+        .queue
+        .iter()
+        .map(|row| match &row.phase {
+            Phase::Queued(outgoing) => number(outgoing),
+            phase => panic!("{phase:?}"),
+        })
+        .collect();
+    let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
+    assert_eq!(numbers, (first..=last).collect::<Vec<_>>(), "none is missing");
+    assert!(last >= done, "{done} was done, {last} is there");
+    assert!(done < QUEUED || first >= done - QUEUED - BURST, "{first}: what was taken out stays out");
+    let received = &session.received;
+    assert_eq!(u64::from(received[received.len() - 1]), last, "message and identifier are one");
+    assert!(received.len().abs_diff(numbers.len()) <= 1, "{received:?}");
+    last
+}
+
+/// Files may grow to `size` bytes from now on.
+fn limit_files(size: Option<u64>) {
+    setrlimit(Resource::Fsize, Rlimit { current: size, maximum: None }).unwrap();
+}
+
+async fn open_with_session(path: &Path, settings: StoreSettings) -> (Store, SessionId) {
+    let (store, _) = Store::open(path, settings);
+    let (session, client_id) = (store.new_session(), Arc::from("client"));
+    store.done(store.submit(Change::OpenSession { session, client_id, record: connected() })).await;
+    assert_eq!(store.health(), Health::Healthy);
+    limit_files(Some(64 << 10));
+    (store, session)
+}
+
+fn enqueue(store: &Store, session: SessionId, number: u64) {
+    let outgoing = StoredMessage { share: Some("x".repeat(1000).into()), ..stored("a", &number.to_le_bytes()) };
+    store.submit(Change::Enqueue { session, row: store.next_row(), outgoing, hold: None });
+}
+
+/// The disk fills up, nobody waits, there is room again: all is there.
+async fn full(path: &Path) {
+    let (store, session) = open_with_session(path, StoreSettings::default()).await;
+    for number in 0..100 {
+        enqueue(&store, session, number);
+        if number % 10 == 9 {
+            store.done(store.latest()).await;
+        }
+    }
+    store.done(store.latest()).await;
+    assert!(matches!(store.health(), Health::Degraded { .. }), "{:?}", store.health());
+    assert!(store.stats().failures.get() > 0);
+    limit_files(None);
+    store.shared().until(|| store.health() == Health::Healthy).await;
+    assert!(store.close(Duration::from_secs(20)).await);
+}
+
+/// The same, but what waits becomes too much: all is asked for when there is room again.
+async fn overfull(path: &Path) {
+    let settings = StoreSettings { max_pending_bytes: 20_000, ..StoreSettings::default() };
+    let (store, session) = open_with_session(path, settings).await;
+    for number in 1000.. {
+        if store.stats().dropped.get() > 0 {
+            break;
+        }
+        enqueue(&store, session, number);
+        store.done(store.latest()).await;
+    }
+    limit_files(None);
+    assert_eq!(store.resync(0).await, 1);
+    store.submit(Change::OpenSession { session, client_id: "client".into(), record: connected() });
+    (0..100).for_each(|number| enqueue(&store, session, number));
+    store.shared().until(|| store.health() == Health::Healthy).await;
+    assert!(store.close(Duration::from_secs(20)).await);
+}
+
+#[test]
+fn a_full_disk_is_survived_and_all_is_there_when_it_has_room_again() {
+    for role in ["full", "overfull"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broker.db");
+        let child = start(role, &path).wait_with_output().unwrap();
+        assert!(child.status.success(), "{role}: {}", String::from_utf8_lossy(&child.stdout));
+        let (_, restored) = writer::open(&path).unwrap();
+        assert!(!path.with_file_name("broker.db.bad").exists());
+        let queue = &restored.sessions[0].queue;
+        let numbers = queue.iter().map(|row| match &row.phase {
+            Phase::Queued(outgoing) => number(outgoing),
+            phase => panic!("{phase:?}"),
+        });
+        assert_eq!(numbers.collect::<Vec<_>>(), (0..100).collect::<Vec<_>>(), "{role}");
+    }
+}

@@ -1,0 +1,86 @@
+//! What the tests of the store put into it.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use proptest::prelude::*;
+
+use super::change::{SessionRecord, StoredMessage, StoredSubscription};
+use super::encode::Clock;
+use crate::broker::admission::SessionExpiry;
+use crate::broker::message::{Draft, Envelope, Message};
+use crate::broker::subscriptions::{RetainHandling, SubscriptionOptions};
+use crate::qos::Qos;
+
+/// One moment, and `wall` milliseconds since 1970.
+pub(super) fn clock(wall: u64) -> Clock {
+    static NOW: OnceLock<Instant> = OnceLock::new();
+    Clock { now: *NOW.get_or_init(Instant::now), wall }
+}
+
+pub(super) fn draft_message(topic: &str, payload: &[u8], qos: Qos, expires: Option<Instant>) -> Message {
+    let draft = Draft { topic, payload, qos, retain: true, origin: 0, expires, properties: b"" };
+    Message::decode(Envelope::new(&draft).seal(0, 0)).unwrap()
+}
+
+pub(super) fn stored(topic: &str, payload: &[u8]) -> StoredMessage {
+    let (message, qos) = (draft_message(topic, payload, Qos::ExactlyOnce, None), Qos::ExactlyOnce);
+    StoredMessage { message, qos, retain: false, ids: [].into_iter().collect(), share: None }
+}
+
+pub(super) fn connected() -> SessionRecord {
+    SessionRecord { expiry: SessionExpiry::Never, username: None, ended_at: None }
+}
+
+pub(super) fn qos() -> impl Strategy<Value = Qos> {
+    prop_oneof![Just(Qos::AtMostOnce), Just(Qos::AtLeastOnce), Just(Qos::ExactlyOnce)]
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let topic = "[^+#\0]{1,20}";
+    let bytes = || prop::collection::vec(any::<u8>(), 0..60);
+    (topic, bytes(), bytes(), qos(), any::<bool>(), prop::option::of(0u64..1 << 40)).prop_map(
+        |(topic, payload, properties, qos, retain, expires)| {
+            let expires = expires.map(|millis| clock(0).now + Duration::from_millis(millis));
+            let draft =
+                Draft { topic: &topic, payload: &payload, qos, retain, origin: 0, expires, properties: &properties };
+            Message::decode(Envelope::new(&draft).seal(0, 0)).unwrap()
+        },
+    )
+}
+
+pub(super) fn outgoing() -> impl Strategy<Value = StoredMessage> {
+    let ids = prop::collection::vec(1u32..268_435_456, 0..4);
+    let share = prop::option::of("[a-z/]{1,9}");
+    (message(), qos(), any::<bool>(), ids, share).prop_map(|(message, qos, retain, ids, share)| StoredMessage {
+        message,
+        qos,
+        retain,
+        ids: ids.into_iter().collect(),
+        share: share.map(Into::into),
+    })
+}
+
+pub(super) fn record() -> impl Strategy<Value = SessionRecord> {
+    let expiry = prop::option::of(any::<u32>());
+    (expiry, prop::option::of("\\PC{0,9}"), prop::option::of(0u64..1 << 45)).prop_map(|(expiry, username, ended_at)| {
+        SessionRecord {
+            expiry: expiry
+                .map_or(SessionExpiry::Never, |seconds| SessionExpiry::After(Duration::from_secs(seconds.into()))),
+            username: username.map(Into::into),
+            ended_at: ended_at.map(|millis| UNIX_EPOCH + Duration::from_millis(millis)),
+        }
+    })
+}
+
+pub(super) fn stored_subscription() -> impl Strategy<Value = StoredSubscription> {
+    let handling = prop_oneof![Just(RetainHandling::Always), Just(RetainHandling::IfNew), Just(RetainHandling::Never)];
+    let id = prop::option::of(1u32..268_435_456);
+    ("\\PC{1,20}", qos(), any::<bool>(), any::<bool>(), handling, id).prop_map(
+        |(filter, qos, no_local, retain_as_published, retain_handling, id)| StoredSubscription {
+            filter: filter.into(),
+            options: SubscriptionOptions { qos, no_local, retain_as_published, retain_handling },
+            id,
+        },
+    )
+}

@@ -1,0 +1,151 @@
+//! Reads a database row by row into what the broker starts with.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+
+use rusqlite::{Connection, Row};
+
+use super::change::{Phase, Restored, RowId, SessionId, StoredRow, StoredSession};
+use super::database::{Database, DatabaseError};
+use super::encode::{self, Clock, Damage, Stage};
+
+type Sessions = BTreeMap<SessionId, StoredSession>;
+
+/// Why a table could not be read.
+#[derive(Debug, thiserror::Error)]
+enum RestoreError {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("row {row} of the table {table}: {source}")]
+    Damage { table: &'static str, row: i64, source: Damage },
+}
+
+/// Everything that `database` holds.
+///
+/// # Errors
+/// A row that is not what was written is damage. One whose session is missing came after its end: it is removed.
+pub(super) fn restore(database: &mut Database) -> Result<Restored, DatabaseError> {
+    let mut orphans = 0;
+    let restored = read(database.connection(), &mut orphans);
+    let restored = restored.map_err(|error| match error {
+        RestoreError::Sqlite(source) => database.error(source),
+        error => database.damaged(error.to_string()),
+    })?;
+    let owned = restored.sessions.iter().map(|session| (session.session, session.queue.len() as u64));
+    database.set_owned(owned);
+    if orphans > 0 {
+        tracing::warn!(orphans, "the database holds rows of sessions that have ended; they are removed");
+        database.remove_orphans()?;
+    }
+    Ok(restored)
+}
+
+fn read(connection: &Connection, orphans: &mut u64) -> Result<Restored, RestoreError> {
+    let clock = Clock::read();
+    let mut sessions = Sessions::new();
+    read_sessions(connection, &mut sessions)?;
+    *orphans += read_subscriptions(connection, &mut sessions)?;
+    *orphans += read_queue(connection, clock, &mut sessions)?;
+    *orphans += read_received(connection, &mut sessions)?;
+    let mut retained = Vec::new();
+    each(connection, "SELECT topic, message FROM retained ORDER BY topic", |row| {
+        let topic = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+        let message = encode::decode_retained(topic, blob(row, 1)?, clock);
+        let index = retained.len() as i64;
+        retained.push(message.map_err(|source| RestoreError::Damage { table: "retained", row: index, source })?);
+        Ok(())
+    })?;
+    Ok(Restored { retained, sessions: sessions.into_values().collect() })
+}
+
+fn read_sessions(connection: &Connection, sessions: &mut Sessions) -> Result<(), RestoreError> {
+    each(connection, "SELECT session, record FROM sessions ORDER BY session", |row| {
+        let number = row.get(0)?;
+        let damage = |source| RestoreError::Damage { table: "sessions", row: number, source };
+        let session = session_id(number).ok_or(damage(Damage::Form))?;
+        let (client_id, record) = encode::decode_session(session, blob(row, 1)?).map_err(damage)?;
+        let (subscriptions, queue, received) = Default::default();
+        sessions.insert(session, StoredSession { session, client_id, record, subscriptions, queue, received });
+        Ok(())
+    })
+}
+
+/// Returns how many rows have no session, as the next two do.
+fn read_subscriptions(connection: &Connection, sessions: &mut Sessions) -> Result<u64, RestoreError> {
+    let sql = "SELECT session, filter, options FROM subscriptions ORDER BY session, filter";
+    let mut orphans = 0;
+    each(connection, sql, |row| {
+        let number = row.get(0)?;
+        let damage = |source| RestoreError::Damage { table: "subscriptions", row: number, source };
+        let session = session_id(number).ok_or(damage(Damage::Form))?;
+        let filter = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+        let subscription = encode::decode_subscription(session, filter, blob(row, 2)?).map_err(damage)?;
+        match sessions.get_mut(&session) {
+            Some(session) => session.subscriptions.push(subscription),
+            None => orphans += 1,
+        }
+        Ok(())
+    })?;
+    Ok(orphans)
+}
+
+fn read_queue(connection: &Connection, clock: Clock, sessions: &mut Sessions) -> Result<u64, RestoreError> {
+    let mut orphans = 0;
+    each(connection, "SELECT row, stage, session, message FROM queue ORDER BY row", |row| {
+        let number = row.get(0)?;
+        let damage = |source| RestoreError::Damage { table: "queue", row: number, source };
+        let id = u64::try_from(number).ok().and_then(NonZeroU64::new).map(RowId).ok_or(damage(Damage::Form))?;
+        let session = session_id(row.get(2)?).ok_or(damage(Damage::Form))?;
+        let stage = encode::decode_stage(id, session, row.get(1)?).map_err(damage)?;
+        let message = || encode::decode_queued(id, session, blob(row, 3)?, clock).map_err(damage);
+        let phase = match stage {
+            Stage::Queued => Phase::Queued(message()?),
+            Stage::Sent(packet_id) => Phase::Sent(packet_id, message()?),
+            Stage::Released(packet_id) => Phase::Released(packet_id),
+        };
+        match sessions.get_mut(&session) {
+            Some(session) => session.queue.push(StoredRow { row: id, phase }),
+            None => orphans += 1,
+        }
+        Ok(())
+    })?;
+    Ok(orphans)
+}
+
+fn read_received(connection: &Connection, sessions: &mut Sessions) -> Result<u64, RestoreError> {
+    let mut orphans = 0;
+    each(connection, "SELECT id, sum FROM received ORDER BY id", |row| {
+        let number = row.get(0)?;
+        let decoded = encode::decode_received(number, row.get(1)?);
+        let (session, packet_id) =
+            decoded.map_err(|source| RestoreError::Damage { table: "received", row: number, source })?;
+        match sessions.get_mut(&session) {
+            Some(session) => session.received.push(packet_id),
+            None => orphans += 1,
+        }
+        Ok(())
+    })?;
+    Ok(orphans)
+}
+
+/// One row at a time: no table is in memory twice.
+fn each(
+    connection: &Connection,
+    sql: &str,
+    mut take: impl FnMut(&Row<'_>) -> Result<(), RestoreError>,
+) -> Result<(), RestoreError> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        take(row)?;
+    }
+    Ok(())
+}
+
+fn blob<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], RestoreError> {
+    Ok(row.get_ref(column)?.as_blob().map_err(rusqlite::Error::from)?)
+}
+
+fn session_id(number: i64) -> Option<SessionId> {
+    u64::try_from(number).ok().map(SessionId)
+}

@@ -1,0 +1,326 @@
+//! kill -9 at random moments under load: what was acknowledged arrives, QoS 2 never twice, each topic in order.
+//!
+//! The clients keep their own state over connections as MQTT asks of them, so that whatever is wrong is the broker's.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use crate::client::{Connect, Packet, packet, string};
+use crate::world::{How, World};
+
+/// Kills, unless `GATEPOST_KILLS` says otherwise; `./test` asks for 200.
+const KILLS: usize = 40;
+/// Messages that the publisher has on the way.
+const WINDOW: usize = 20;
+/// Topics of each QoS.
+const TOPICS: usize = 4;
+/// Silence after which nothing more comes from a gateway that lives.
+const QUIET: Duration = Duration::from_millis(1500);
+
+/// Message numbers by topic.
+type Numbers = BTreeMap<String, Vec<u32>>;
+
+/// One connection, read by a task of its own.
+struct Link {
+    output: OwnedWriteHalf,
+    packets: mpsc::Receiver<Packet>,
+}
+
+impl Link {
+    /// Connects; `None` when the gateway is gone. Says whether there was a session.
+    async fn open(address: SocketAddr, id: &'static str) -> Option<(Link, bool)> {
+        let stream = TcpStream::connect(address).await.ok()?;
+        stream.set_nodelay(true).ok()?;
+        let (input, mut output) = stream.into_split();
+        output.write_all(&Connect::v3(id).kept().bytes()).await.ok()?;
+        let (sender, mut packets) = mpsc::channel(1000);
+        tokio::spawn(read(input, sender));
+        let Packet(first, body) = packets.recv().await?;
+        assert_eq!((first, body[1]), (0x20, 0), "CONNACK");
+        Some((Link { output, packets }, body[0] == 1))
+    }
+
+    /// Fails when the gateway is gone, which reading notices too.
+    async fn send(&mut self, bytes: &[u8]) {
+        let _ = self.output.write_all(bytes).await;
+    }
+
+    async fn ack(&mut self, first: u8, id: u16) {
+        self.send(&packet(first, &id.to_be_bytes())).await;
+    }
+}
+
+async fn read(mut input: OwnedReadHalf, packets: mpsc::Sender<Packet>) {
+    loop {
+        let Ok(first) = input.read_u8().await else { return };
+        let mut length = 0;
+        for shift in [0, 7, 14, 21] {
+            let Ok(byte) = input.read_u8().await else { return };
+            length |= usize::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        if input.read_exact(&mut body).await.is_err() || packets.send(Packet(first, body)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A client with its own stored state.
+trait Peer: Send + 'static {
+    fn id(&self) -> &'static str;
+    /// A connection begins.
+    async fn begin(&mut self, link: &mut Link, present: bool);
+    /// A packet came.
+    async fn take(&mut self, link: &mut Link, packet: Packet);
+    /// Before it waits for the next one; false: it needs nothing more.
+    async fn go_on(&mut self, link: &mut Link) -> bool;
+}
+
+/// Lets `peer` talk over connections of these lengths, and a last one that stays, until the gateway is gone.
+async fn drive<P: Peer>(mut peer: P, address: SocketAddr, lengths: Vec<Duration>, quiet: Duration) -> P {
+    let forever = std::iter::once(Duration::from_secs(3600));
+    for length in lengths.into_iter().chain(forever) {
+        let until = Instant::now() + length;
+        let Some((mut link, present)) = Link::open(address, peer.id()).await else { return peer };
+        peer.begin(&mut link, present).await;
+        loop {
+            if !peer.go_on(&mut link).await {
+                return peer;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            match timeout(left.min(quiet), link.packets.recv()).await {
+                Ok(Some(packet)) => peer.take(&mut link, packet).await,
+                Ok(None) => return peer,
+                Err(_) if left <= quiet => break,
+                Err(_) => return peer,
+            }
+        }
+    }
+    peer
+}
+
+/// A message on its way to the broker.
+struct Sent {
+    id: u16,
+    topic: String,
+    number: u32,
+    qos: u8,
+    released: bool,
+}
+
+#[derive(Default)]
+struct Publisher {
+    sent: VecDeque<Sent>,
+    last_id: u16,
+    count: usize,
+    next: Numbers,
+    acknowledged: Numbers,
+    /// No new messages.
+    is_ending: bool,
+}
+
+impl Publisher {
+    async fn publish(&mut self, link: &mut Link) {
+        let qos = 1 + (self.count % 2) as u8;
+        let topic = format!("k/{qos}/{}", self.count / 2 % TOPICS);
+        self.count += 1;
+        self.last_id = if self.last_id == u16::MAX { 1 } else { self.last_id + 1 };
+        let numbers = self.next.entry(topic.clone()).or_default();
+        let number = numbers.len() as u32;
+        numbers.push(number);
+        let sent = Sent { id: self.last_id, topic, number, qos, released: false };
+        send_publish(link, &sent, false).await;
+        self.sent.push_back(sent);
+    }
+
+    fn find(&mut self, id: u16) -> Option<&mut Sent> {
+        self.sent.iter_mut().find(|sent| sent.id == id)
+    }
+}
+
+async fn send_publish(link: &mut Link, sent: &Sent, dup: bool) {
+    let body = [string(&sent.topic), sent.id.to_be_bytes().into(), sent.number.to_string().into_bytes()].concat();
+    link.send(&packet(0x30 | sent.qos << 1 | u8::from(dup) << 3, &body)).await;
+}
+
+impl Peer for Publisher {
+    fn id(&self) -> &'static str {
+        "publisher"
+    }
+
+    async fn begin(&mut self, link: &mut Link, present: bool) {
+        assert!(present || self.acknowledged.is_empty(), "the publisher's session is gone");
+        for sent in &self.sent {
+            if sent.released {
+                link.ack(0x62, sent.id).await;
+            } else {
+                send_publish(link, sent, true).await;
+            }
+        }
+    }
+
+    async fn take(&mut self, link: &mut Link, Packet(first, body): Packet) {
+        let id = u16::from_be_bytes([body[0], body[1]]);
+        let Some(sent) = self.find(id) else { return };
+        match (first, sent.released) {
+            (0x40, _) | (0x50, false) => {
+                sent.released = true;
+                let (topic, number) = (sent.topic.clone(), sent.number);
+                self.acknowledged.entry(topic).or_default().push(number);
+            }
+            _ => {}
+        }
+        match first {
+            0x50 => link.ack(0x62, id).await,
+            0x40 | 0x70 => self.sent.retain(|sent| sent.id != id),
+            _ => panic!("{first:x} {body:?}"),
+        }
+    }
+
+    async fn go_on(&mut self, link: &mut Link) -> bool {
+        while !self.is_ending && self.sent.len() < WINDOW {
+            self.publish(link).await;
+        }
+        !self.is_ending || !self.sent.is_empty()
+    }
+}
+
+struct Subscriber {
+    id: &'static str,
+    filter: &'static str,
+    qos: u8,
+    subscribed: bool,
+    /// QoS 2 messages that are not released.
+    received: HashSet<u16>,
+    came: Numbers,
+}
+
+impl Subscriber {
+    fn new(id: &'static str, filter: &'static str, qos: u8) -> Subscriber {
+        Subscriber { id, filter, qos, subscribed: false, received: HashSet::new(), came: Numbers::new() }
+    }
+
+    /// The numbers of `topic` are those that were acknowledged, and in order; `exactly`: no one twice.
+    fn check(&self, topic: &str, acknowledged: &[u32], exactly: bool) {
+        let came = self.came.get(topic).map_or(&[][..], Vec::as_slice);
+        let (mut highest, mut seen) = (None, HashSet::new());
+        for &number in came {
+            let is_new = seen.insert(number);
+            assert!(is_new || !exactly, "{}: {topic} {number} came twice", self.id);
+            assert!(!is_new || highest < Some(number), "{}: {topic} {number} came after {highest:?}", self.id);
+            highest = highest.max(Some(number));
+        }
+        let lost: Vec<_> = acknowledged.iter().filter(|number| !seen.contains(number)).collect();
+        assert!(lost.is_empty(), "{}: {topic} {lost:?} were lost, of {}", self.id, acknowledged.len());
+    }
+}
+
+impl Peer for Subscriber {
+    fn id(&self) -> &'static str {
+        self.id
+    }
+
+    async fn begin(&mut self, link: &mut Link, present: bool) {
+        assert!(present || !self.subscribed, "the session of {} is gone", self.id);
+        if !self.subscribed {
+            link.send(&packet(0x82, &[&[0, 1][..], &string(self.filter), &[self.qos]].concat())).await;
+        }
+    }
+
+    async fn take(&mut self, link: &mut Link, Packet(first, body): Packet) {
+        if first & 0xF0 == 0x30 {
+            let (topic, rest) = body[2..].split_at(usize::from(u16::from_be_bytes([body[0], body[1]])));
+            let (id, payload) = rest.split_at(2);
+            let id = u16::from_be_bytes([id[0], id[1]]);
+            let exactly_once = first & 6 == 4;
+            if !exactly_once || self.received.insert(id) {
+                let number = std::str::from_utf8(payload).unwrap().parse().unwrap();
+                self.came.entry(String::from_utf8(topic.to_vec()).unwrap()).or_default().push(number);
+            }
+            return link.ack(if exactly_once { 0x50 } else { 0x40 }, id).await;
+        }
+        match first {
+            0x90 => self.subscribed = true,
+            0x62 => {
+                let id = u16::from_be_bytes([body[0], body[1]]);
+                self.received.remove(&id);
+                link.ack(0x70, id).await;
+            }
+            _ => panic!("{first:x} {body:?}"),
+        }
+    }
+
+    async fn go_on(&mut self, _link: &mut Link) -> bool {
+        true
+    }
+}
+
+/// How long a client's connections last before the one that stays: mostly there is only that.
+fn lengths() -> Vec<Duration> {
+    let length = |_| Duration::from_millis(fastrand::u64(0..40));
+    if fastrand::u8(..) < 64 { (0..fastrand::usize(1..4)).map(length).collect() } else { Vec::new() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
+    let kills = std::env::var("GATEPOST_KILLS").map_or(KILLS, |text| text.parse().expect("a number"));
+    let mut world = World::start();
+    let mut publisher = Publisher::default();
+    let mut subscribers = vec![
+        Subscriber::new("exact", "k/#", 2),
+        Subscriber::new("least", "k/#", 1),
+        Subscriber::new("late", "k/2/+", 2),
+    ];
+    for subscriber in &mut subscribers {
+        // From the first message on.
+        let (mut link, present) = Link::open(world.address(), subscriber.id).await.unwrap();
+        subscriber.begin(&mut link, present).await;
+        let suback = link.packets.recv().await.unwrap();
+        subscriber.take(&mut link, suback).await;
+    }
+    for _ in 0..kills {
+        let address = world.address();
+        let publishing = tokio::spawn(drive(publisher, address, lengths(), QUIET * 4));
+        // In one round in eight a subscriber does not come at all.
+        let (online, offline): (Vec<_>, Vec<_>) = subscribers.into_iter().partition(|_| fastrand::u8(..) >= 32);
+        let forever = Duration::from_secs(3600);
+        let reading: Vec<_> =
+            online.into_iter().map(|one| tokio::spawn(drive(one, address, lengths(), forever))).collect();
+        sleep(Duration::from_millis(fastrand::u64(1..200))).await;
+        let dir = world.end(How::Killed);
+        publisher = publishing.await.unwrap();
+        subscribers = offline;
+        for one in reading {
+            subscribers.push(one.await.unwrap());
+        }
+        world = World::start_in(dir);
+    }
+    publisher.is_ending = true;
+    let address = world.address();
+    let reading: Vec<_> =
+        subscribers.into_iter().map(|one| tokio::spawn(drive(one, address, Vec::new(), QUIET))).collect();
+    publisher = drive(publisher, address, Vec::new(), QUIET).await;
+    assert!(publisher.sent.is_empty(), "{} messages were never acknowledged", publisher.sent.len());
+    let total: usize = publisher.acknowledged.values().map(Vec::len).sum();
+    println!("{kills} kills, {total} messages");
+    assert!(total > kills * WINDOW, "{total} messages are no load");
+    for one in reading {
+        let subscriber = one.await.unwrap();
+        for (topic, acknowledged) in &publisher.acknowledged {
+            let exactly_once = topic.starts_with("k/2/");
+            if exactly_once || subscriber.filter == "k/#" {
+                subscriber.check(topic, acknowledged, exactly_once && subscriber.qos == 2);
+            }
+        }
+    }
+}
