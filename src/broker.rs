@@ -63,6 +63,7 @@ mod stream;
 pub mod subscriptions;
 mod sys;
 mod tls;
+mod waiters;
 pub mod websocket;
 mod will;
 

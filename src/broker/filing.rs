@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use super::flow::Flow;
 use super::lane::{LANES, Lane, LaneSet};
+use super::waiters::Waiters;
 
 /// The durable readers of all lanes.
 #[derive(Debug)]
@@ -44,8 +44,7 @@ struct LaneFiling {
     /// Every reader has filed at least up to here.
     least: AtomicU64,
     /// Publishers that wait for `filed`.
-    waiting: AtomicUsize,
-    filed: Notify,
+    waiting: Waiters,
 }
 
 impl Filing {
@@ -87,7 +86,7 @@ impl Filing {
             marks.at(lane).since.store(NOT_READ, SeqCst);
             filing.count.store(readers.len(), SeqCst);
             drop(readers);
-            filing.filed.notify_waiters();
+            filing.waiting.wake();
         }
     }
 
@@ -95,9 +94,8 @@ impl Filing {
     pub(super) fn file(&self, lane: Lane, marks: &Marks, position: u64) {
         let before = marks.at(lane).filed.fetch_max(position, SeqCst);
         let filing = self.lane(lane);
-        // A publisher first counts itself, then looks how far it is filed; a reader first files, then looks here.
-        if filing.waiting.load(SeqCst) > 0 && before <= filing.least.load(SeqCst) && filing.find_least() > before {
-            filing.filed.notify_waiters();
+        if filing.waiting.any() && before <= filing.least.load(SeqCst) && filing.find_least() > before {
+            filing.waiting.wake();
         }
     }
 
@@ -109,18 +107,7 @@ impl Filing {
 
     /// Waits until [`Filing::is_filed`].
     pub(super) async fn filed(&self, lane: Lane, position: u64) {
-        let filing = self.lane(lane);
-        let _waiting = Waiting::new(&filing.waiting);
-        let notified = filing.filed.notified();
-        tokio::pin!(notified);
-        loop {
-            notified.as_mut().enable();
-            if self.is_filed(lane, position) {
-                return;
-            }
-            notified.as_mut().await;
-            notified.set(filing.filed.notified());
-        }
+        self.lane(lane).waiting.until(|| self.is_filed(lane, position)).await;
     }
 
     fn lane(&self, lane: Lane) -> &LaneFiling {
@@ -135,8 +122,7 @@ impl LaneFiling {
             count: AtomicUsize::new(0),
             readers: Mutex::default(),
             least: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-            filed: Notify::new(),
+            waiting: Waiters::default(),
         }
     }
 
@@ -165,22 +151,6 @@ impl Marks {
 
     fn at(&self, lane: Lane) -> &Mark {
         &self.0[lane.index()]
-    }
-}
-
-/// A publisher that waits, counted.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Waiting<'a> {
-        count.fetch_add(1, SeqCst);
-        Waiting(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::lane::{LANES, Lane, LaneSet};
 use super::seat::Seat;
+use super::waiters::Waiters;
 
 /// The accounts of all lanes.
 #[derive(Debug)]
@@ -55,8 +56,7 @@ struct LaneFlow {
     /// No reader's position is lower; written under the lock of `readers`.
     slowest: AtomicU64,
     /// Publishers that wait for `room`.
-    waiting: AtomicUsize,
-    room: Notify,
+    waiting: Waiters,
 }
 
 impl Flow {
@@ -177,22 +177,14 @@ impl Flow {
     /// Waits until `lane` has room.
     pub(super) async fn room(&self, lane: Lane) {
         let flow = self.lane(lane);
-        let notified = flow.room.notified();
-        tokio::pin!(notified);
-        notified.as_mut().enable();
-        let _waiting = Waiting::new(&flow.waiting);
-        if flow.find_slowest() > self.budget {
-            notified.await;
-        }
+        flow.waiting.until(|| flow.find_slowest() <= self.budget).await;
     }
 
     /// Wakes the waiting publishers if the lane is half empty: not for each message that is taken. `before` is the
     /// position of the reader that moved: unless it was the slowest, nothing has changed.
     fn wake_if_room(&self, flow: &LaneFlow, before: Option<u64>) {
-        // A publisher first counts itself, then looks for the slowest reader; a reader first moves, then looks here. So
-        // either the reader sees the publisher or the publisher sees the move. `slowest` is read under the lock for
-        // the same reason.
-        if flow.waiting.load(SeqCst) == 0 {
+        // `slowest` is read under the lock for the reason that `any` has.
+        if !flow.waiting.any() {
             return;
         }
         let moved = {
@@ -201,7 +193,7 @@ impl Flow {
             slowest.then(|| flow.find_slowest_of(&readers))
         };
         if moved.is_some_and(|backlog| backlog <= self.budget / 2) {
-            flow.room.notify_waiters();
+            flow.waiting.wake();
         }
     }
 
@@ -220,8 +212,7 @@ impl LaneFlow {
             reader_count: AtomicUsize::new(0),
             readers: Mutex::default(),
             slowest: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-            room: Notify::new(),
+            waiting: Waiters::default(),
         }
     }
 
@@ -249,22 +240,6 @@ impl LaneFlow {
         let slowest = if self.router_is_empty() { slowest } else { slowest.min(relayed) };
         self.slowest.store(slowest, SeqCst);
         head.saturating_sub(slowest)
-    }
-}
-
-/// A publisher that waits, counted.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Waiting<'a> {
-        count.fetch_add(1, SeqCst);
-        Waiting(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
     }
 }
 
