@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,15 +18,13 @@ use auth::{Auth, FileError};
 use bus::{Bus, BusError, BusSettings};
 use figures::Figures;
 use limits::Limits;
-use listener::Entrance;
-use local::{LocalClient, LocalSettings};
+use listener::Door;
+use local::{LocalClient, LocalLimits};
 use sessions::Sessions;
 use share::Groups;
 pub use stats::BrokerStats;
 use store::Store;
-use stream::Peer;
 use sys::Sys;
-use tls::Tls;
 
 pub mod acl;
 mod admission;
@@ -49,6 +47,7 @@ pub mod packet;
 mod queue;
 pub mod reader;
 mod relay;
+pub mod reload;
 mod restore;
 pub mod retained;
 mod router;
@@ -71,8 +70,9 @@ mod will;
 #[derive(Debug)]
 pub struct Broker {
     shared: Arc<Shared>,
-    addresses: Vec<SocketAddr>,
-    entrances: Vec<Arc<Entrance>>,
+    addresses: Mutex<Vec<SocketAddr>>,
+    /// The listeners, in the order of the configuration. Locked through a reload.
+    doors: Arc<tokio::sync::Mutex<Vec<Door>>>,
 }
 
 /// Why the broker did not start.
@@ -113,7 +113,25 @@ pub enum StartError {
     Bus(#[from] BusError),
 }
 
+/// Everything that is wrong with `password_file` and `acl_file`.
+#[derive(Debug)]
+pub struct AccessErrors(pub Vec<FileError>);
+
+impl std::fmt::Display for AccessErrors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(FileError::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for AccessErrors {}
+
 impl StartError {
+    /// Whether the configuration is to blame, and not the machine.
+    pub fn is_config(&self) -> bool {
+        matches!(self, StartError::Tls { .. } | StartError::Access(_))
+    }
+
     fn bind(address: &str, source: io::Error) -> StartError {
         let address = address.to_owned();
         match source.kind() {
@@ -126,7 +144,8 @@ impl StartError {
 /// What every part of the broker has in hand.
 #[derive(Debug)]
 struct Shared {
-    settings: config::Broker,
+    /// For new connections; what was agreed with a client stays.
+    settings: RwLock<Arc<config::Broker>>,
     auth: Auth,
     started: Instant,
     bus: Bus,
@@ -134,6 +153,8 @@ struct Shared {
     sys: Sys,
     sessions: Sessions,
     groups: Groups,
+    /// Of the clients without a socket.
+    local: Arc<LocalLimits>,
     /// Connections over all listeners, and from one address.
     limits: Limits,
     /// Refused connections are logged once a minute for each cause.
@@ -150,8 +171,9 @@ impl Broker {
     /// Starts the bus and binds every listener. Call it once in a process: the router's thread cannot be stopped.
     pub async fn start(settings: &config::Broker) -> Result<Broker, StartError> {
         let files = auth_files(settings);
-        let auth = Auth::new(files.clone(), files.load()?);
-        let listeners = listener::bind_all(&settings.listeners).await?;
+        let auth = Auth::new(files.load()?);
+        let all: Vec<usize> = (0..settings.listeners.len()).collect();
+        let mut doors = reload::bind(&settings.listeners, &all).await?;
         let (store, restored) = restore::open(settings.database.clone()).await;
         let limits = BusSettings { max_retained: settings.max_retained, direct_readers: DIRECT_READERS };
         let bus = Bus::start_with(limits, store.clone())?;
@@ -169,53 +191,27 @@ impl Broker {
             failed_handshakes: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            settings: settings.clone(),
+            local: Arc::new(LocalLimits::new(settings.max_payload_size, settings.retained)),
+            settings: RwLock::new(Arc::new(settings.clone())),
         });
         // Before anybody is let in.
         restore::all(&shared, restored);
-        let tcp = |listener: &listener::Listener| match listener.address {
-            Peer::Ip(address) => Some(address),
-            Peer::Unix(_) => None,
-        };
-        let addresses = listeners.iter().filter_map(tcp).collect();
-        let entrances = listeners.iter().map(|listener| listener.entrance().clone()).collect();
         if let Some(interval) = settings.sys_interval {
             sys::start(&shared, interval);
         }
-        for listener in listeners {
-            shared.tasks.spawn(listener::run(shared.clone(), listener));
-        }
-        Ok(Broker { shared, addresses, entrances })
+        doors.iter_mut().for_each(|door| door.open(&shared));
+        let addresses = Mutex::new(reload::tcp_addresses(&doors));
+        Ok(Broker { shared, addresses, doors: Arc::new(tokio::sync::Mutex::new(doors)) })
     }
 
     /// The bound TCP addresses, with the ports that the kernel chose.
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
-    /// Reads the certificates and keys of the TLS listeners again, from where `listeners` (those of a configuration that
-    /// is read anew) say; who is not among them keeps its own. Connections that are there go on.
-    ///
-    /// # Errors
-    /// Nothing is changed if one of them cannot be used.
-    pub fn reload_tls(&self, listeners: &[config::Listener]) -> Result<(), config::TlsError> {
-        let mut fresh = Vec::new();
-        for entrance in &self.entrances {
-            let configured = listeners.iter().find(|listener| listener.address == entrance.address);
-            if let (Some(tls), Some(settings)) = (&entrance.tls, configured.and_then(|found| found.tls.as_ref())) {
-                fresh.push((tls, Tls::new(settings)?));
-            }
-        }
-        for (old, new) in fresh {
-            old.replace(new);
-        }
-        Ok(())
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.addresses.lock().clone()
     }
 
     /// A new client without a socket.
     pub fn client(&self) -> LocalClient {
-        let config::Broker { max_payload_size, retained, .. } = self.shared.settings;
-        LocalClient::new(self.shared.bus.clone(), LocalSettings { max_payload_size, retained })
+        LocalClient::new(self.shared.bus.clone(), self.shared.local.clone())
     }
 
     /// The counters of the network side.
@@ -238,19 +234,6 @@ impl Broker {
         &self.shared.store
     }
 
-    /// Reads `password_file`, `acl_file` and the certificates again, if there are any; what comes of it is logged. A
-    /// client whose user is gone, or has another password now, is disconnected; the others have their new rights at once.
-    pub async fn reload_files(&self) {
-        self.shared.auth.reload().await;
-        match self.reload_tls(&self.shared.settings.listeners) {
-            Ok(()) if self.entrances.iter().any(|entrance| entrance.tls.is_some()) => {
-                tracing::info!("certificates read again");
-            }
-            Ok(()) => {}
-            Err(error) => tracing::error!(%error, "the certificates stay as they are"),
-        }
-    }
-
     /// Resolves when the router has died: the process should end with exit code 70.
     pub async fn failed(&self) {
         self.shared.bus.failed().await;
@@ -259,7 +242,7 @@ impl Broker {
     /// Closes every listener and connection. MQTT 5 clients get DISCONNECT 0x8B; wills are published, for the sessions
     /// end here, but for what is on disk. The disk has a time of its own after that. Returns whether all of it was done
     /// within `deadline`.
-    pub async fn stop(self, deadline: Duration) -> bool {
+    pub async fn stop(&self, deadline: Duration) -> bool {
         self.cancel();
         let ended = tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_ok();
         if !self.shared.store.close(CLOSE_TIME).await {
@@ -272,6 +255,13 @@ impl Broker {
         self.shared.stop.cancel();
         self.shared.sessions.stop();
         self.shared.tasks.close();
+    }
+}
+
+impl Shared {
+    /// The settings in force.
+    fn settings(&self) -> Arc<config::Broker> {
+        self.settings.read().clone()
     }
 }
 

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::broker::local::{LocalClient, Publish, Subscriber};
+use crate::broker::local::{LocalClient, Publish};
 use crate::config::{self, Transport};
 use crate::qos::Qos;
 use crate::stats::DropReason;
 use crate::topic::{TopicError, TopicName};
 use crate::transport;
 
+mod downlink;
 mod drop_log;
 mod links;
 mod outbox;
@@ -28,14 +30,21 @@ mod session;
 mod status;
 mod uplink;
 
+use downlink::Downlink;
 use drop_log::DropLog;
 use links::Links;
-use rules::{CommandOutcome, CommandRules, PublishRules};
+use rules::{CommandRules, PublishRules};
 use session::End;
 use status::{DeviceState, StatusTopics};
 use uplink::Uplink;
 
-/// How the tasks of a gateway are told to stop.
+/// How often the stats topic is refreshed.
+const STATS_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a change of rules waits for the subscriptions.
+const CHANGE_TIME: Duration = Duration::from_secs(1);
+
+/// How a device is told to stop.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     /// No new frames and commands; what is queued is still delivered.
@@ -44,18 +53,31 @@ pub struct Stop {
     pub now: CancellationToken,
 }
 
+/// What a device works with.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The way to the bus.
+    pub client: LocalClient,
+    /// How it is told to stop.
+    pub stop: Stop,
+    /// Notified when it comes online or goes offline.
+    pub news: Arc<Notify>,
+}
+
 /// A device of the gateway.
 #[derive(Debug)]
 pub struct Device {
     config: config::Device,
     topics: StatusTopics,
+    gateway_name: String,
     client: LocalClient,
     state: DeviceState,
     uplink: Uplink,
-    command_rules: CommandRules,
+    downlink: Downlink,
     links: Links,
     drop_log: DropLog,
     stop: Stop,
+    news: Arc<Notify>,
 }
 
 impl Device {
@@ -65,18 +87,20 @@ impl Device {
     pub fn new(
         config: config::Device,
         gateway: &config::Gateway,
-        client: LocalClient,
-        stop: Stop,
+        surroundings: Surroundings,
     ) -> Result<Device, TopicError> {
+        let Surroundings { client, stop, news } = surroundings;
         Ok(Device {
             topics: StatusTopics::new(&gateway.topic, &config.name)?,
             client,
             state: DeviceState::default(),
             uplink: Uplink::new(PublishRules::new(&config, &gateway.name)),
-            command_rules: CommandRules::new(&config, &gateway.name),
+            downlink: Downlink::new(CommandRules::new(&config, &gateway.name)),
+            gateway_name: gateway.name.clone(),
             links: Links::new(&config),
             drop_log: DropLog::default(),
             stop,
+            news,
             config,
         })
     }
@@ -96,9 +120,44 @@ impl Device {
         self.state.to_json(self.links.queued())
     }
 
-    /// How long to wait before a device that panicked is started again.
-    pub fn restart_delay(&self) -> Duration {
-        self.config.reconnect.min
+    /// Between attempts, to open the link or to run the device at all.
+    pub fn backoff(&self) -> Backoff {
+        Backoff::new(self.config.reconnect.min, self.config.reconnect.max)
+    }
+
+    /// How long all must have gone well for the backoff to begin anew.
+    pub fn is_stable_after(&self) -> Duration {
+        self.config.reconnect.max
+    }
+
+    /// Takes over the rules and the bounds of the queue of `config`, whose other keys are as they were. The link stays up;
+    /// a frame goes by the old rules or by the new ones. Returns when the new ones are in force.
+    pub async fn change_rules(&self, config: &config::Device) {
+        self.links.set_limits(config.queue, &self.state.stats.dropped);
+        self.uplink.change(config, &self.gateway_name).await;
+        // A device that has just panicked takes them over when it is started again.
+        let _ = timeout(CHANGE_TIME, self.downlink.change(CommandRules::new(config, &self.gateway_name))).await;
+        self.say_queue_drops();
+    }
+
+    /// Its task has panicked at `place`: counts that, and puts in order what the task left.
+    pub async fn note_panic(&self, place: &str) {
+        self.state.stats.panics.increment();
+        self.state.set_error(&format!("panicked at {place}; this is a bug in gatepost, please report it"));
+        self.links.single().set_online(false, &self.state.stats.dropped);
+        self.set_offline().await;
+    }
+
+    /// Deletes its retained topics: there is no such device any more.
+    pub async fn forget(&self) {
+        for topic in [&self.topics.status, &self.topics.stats] {
+            self.publish_retained(topic, Bytes::new()).await;
+        }
+    }
+
+    /// Whether `other` has the same topics for status and stats.
+    pub fn has_topics_of(&self, other: &Device) -> bool {
+        self.topics == other.topics
     }
 
     /// Resolves when the gateway stops.
@@ -117,7 +176,8 @@ impl Device {
         };
         tokio::select! {
             () = link => {}
-            () = self.take_commands() => {}
+            () = self.downlink.run(&self) => {}
+            () = self.report_stats() => {}
             () = self.uplink.publish_held_back(&self) => {}
         }
         self.finish().await;
@@ -125,7 +185,7 @@ impl Device {
 
     /// Opens the link, runs it until it ends, and again.
     async fn keep_open(&self) {
-        let mut backoff = Backoff::new(self.config.reconnect.min, self.config.reconnect.max);
+        let mut backoff = self.backoff();
         while !self.stop.drain.is_cancelled() {
             let opened = tokio::select! {
                 opened = transport::open(&self.config.transport) => opened,
@@ -181,40 +241,6 @@ impl Device {
         }
     }
 
-    /// Subscribes, and turns messages into queued commands for as long as the device runs.
-    async fn take_commands(&self) {
-        let filters = self.command_rules.filters();
-        if filters.is_empty() {
-            return std::future::pending().await;
-        }
-        match self.client.subscribe(filters).await {
-            Ok(subscriber) => self.queue_commands(subscriber).await,
-            Err(error) => tracing::error!(device = self.name(), %error, "the device's subscriptions were refused"),
-        }
-        std::future::pending().await
-    }
-
-    async fn queue_commands(&self, mut subscriber: Subscriber) {
-        let mut outcomes = Vec::new();
-        loop {
-            let delivery = tokio::select! {
-                biased;
-                () = self.stopping() => return,
-                delivery = subscriber.recv() => delivery,
-            };
-            let Some(delivery) = delivery else { return };
-            self.state.stats.commands.increment();
-            self.command_rules.render(delivery.topic.as_str(), &delivery.payload, delivery.retain, &mut outcomes);
-            for outcome in outcomes.drain(..) {
-                match outcome {
-                    CommandOutcome::Command(command) => self.links.push(command, self),
-                    CommandOutcome::Dropped { reason, detail } => self.count_drop(reason, 1, detail.as_deref()),
-                }
-            }
-            self.say_queue_drops();
-        }
-    }
-
     /// The last words of a device that stops: held-back messages go out, queued commands are counted, `offline`.
     async fn finish(&self) {
         self.uplink.flush(self).await;
@@ -244,6 +270,7 @@ impl Device {
 
     async fn set_online(&self, place: &str) {
         self.state.set_online(SystemTime::now());
+        self.news.notify_one();
         tracing::info!(device = self.name(), place, "device online");
         self.publish_status().await;
     }
@@ -251,6 +278,7 @@ impl Device {
     /// The link is down: publishes that, and the stats.
     pub async fn set_offline(&self) {
         self.state.set_offline();
+        self.news.notify_one();
         self.publish_status().await;
     }
 
@@ -259,6 +287,16 @@ impl Device {
         let status: &'static [u8] = if self.is_online() { b"online" } else { b"offline" };
         self.publish_retained(&self.topics.status, Bytes::from_static(status)).await;
         self.publish_stats().await;
+    }
+
+    /// Publishes the stats each [`STATS_INTERVAL`]. Never ends.
+    async fn report_stats(&self) {
+        let mut ticks = interval_at(tokio::time::Instant::now() + STATS_INTERVAL, STATS_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            ticks.tick().await;
+            self.publish_stats().await;
+        }
     }
 
     /// Publishes the retained stats.

@@ -1,29 +1,37 @@
-//! Owns every task: starts the broker and the devices, restarts what panics, stops all in order.
+//! Owns every task: starts the broker and the devices, restarts what panics, applies a new configuration, stops in order.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use parking_lot::RwLock;
+use tokio::sync::{Mutex, Notify};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::broker::local::{LocalClient, Publish};
-use crate::broker::{self, Broker};
-use crate::config::Config;
-use crate::device::{Device, Stop};
+use crate::broker::reload::Prepared;
+use crate::broker::{self, AccessErrors, Broker};
+use crate::config::{self, Config, Loaded};
+use crate::device::{Device, Stop, Surroundings};
 use crate::qos::Qos;
 use crate::topic::{TopicError, TopicName};
+use fleet::Fleet;
+use notify::Notifier;
+use reload::Diff;
 
+mod fleet;
+mod notify;
+pub mod panics;
+mod pulse;
+pub mod reload;
 pub mod signals;
 
-/// How often each device's stats topic is refreshed.
-const STATS_INTERVAL: Duration = Duration::from_secs(30);
-/// How long a stop waits for queued commands to reach their devices. With the times below it leaves a busy machine a
-/// second of the five that a stop may take.
-const DRAIN_TIME: Duration = Duration::from_millis(2500);
-/// How long it then waits for the devices' tasks to end.
-const END_TIME: Duration = Duration::from_millis(500);
+pub use reload::{ReloadError, Summary};
+
 /// How long MQTT clients have to take what was sent to them last.
 const BROKER_TIME: Duration = Duration::from_secs(1);
 
@@ -38,47 +46,100 @@ pub enum StartError {
     Topic(#[from] TopicError),
 }
 
+impl StartError {
+    /// Whether the configuration is to blame, and not the machine.
+    pub fn is_config(&self) -> bool {
+        match self {
+            StartError::Broker(error) => error.is_config(),
+            StartError::Topic(_) => true,
+        }
+    }
+}
+
+/// The devices that run now, in order of their names; for those who look on.
+type Devices = Arc<RwLock<Vec<Arc<Device>>>>;
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
+    /// What `gatepost run -c` named.
+    file: Option<PathBuf>,
     broker: Broker,
     client: LocalClient,
+    devices: Devices,
+    /// Locked through a reload and through the stop.
+    state: Mutex<State>,
+    notifier: Arc<Notifier>,
+    /// A device or a client has come or gone.
+    news: Arc<Notify>,
+    stopping: CancellationToken,
+    /// Own the tasks that are neither a device's nor the broker's.
+    helpers: TaskTracker,
+}
+
+/// What runs.
+#[derive(Debug)]
+struct State {
+    /// What is in force.
+    config: Config,
+    /// `…/status`
     status: TopicName,
-    devices: Vec<Arc<Device>>,
-    tasks: JoinSet<()>,
-    stop: Stop,
+    fleet: Fleet,
+}
+
+/// Another configuration, with all done for it that can fail.
+struct Change {
+    config: Config,
+    diff: Diff,
+    status: TopicName,
+    /// Devices to start.
+    fresh: Vec<(Arc<Device>, Stop)>,
+    /// Nothing at the first start, when the broker has it all.
+    broker: Option<Prepared>,
 }
 
 impl Gateway {
-    /// Starts the broker, then every device, and publishes `online`. Must be called on a tokio runtime.
+    /// Starts the broker, then every device, and publishes `online`. Must be called on a tokio runtime. `file` is what
+    /// [`Gateway::reload`] reads: the configuration that was named, `None` for the one that is read when none is.
     ///
     /// A device whose port is missing is not an error; a listener that cannot bind is.
-    pub async fn start(config: Config) -> Result<Gateway, StartError> {
-        let status = TopicName::new(format!("{}/status", config.gateway.topic))?;
+    pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Arc<Gateway>, StartError> {
+        let notifier = Arc::new(Notifier::from_environment());
+        let status = status_topic(&config)?;
         let broker = Broker::start(&config.broker).await?;
-        let stop = Stop::default();
-        let mut devices = Vec::new();
-        for device in config.devices.into_values() {
-            let client = broker.client();
-            devices.push(Arc::new(Device::new(device, &config.gateway, client, stop.clone())?));
+        let nothing = Config { devices: Default::default(), ..config.clone() };
+        let gateway = Gateway {
+            file,
+            // The status is said anew at each start: not for the disk.
+            client: broker.client().volatile(),
+            broker,
+            devices: Devices::default(),
+            state: Mutex::new(State { config: nothing, status, fleet: Fleet::default() }),
+            notifier,
+            news: Arc::default(),
+            stopping: CancellationToken::new(),
+            helpers: TaskTracker::new(),
+        };
+        {
+            let mut state = gateway.state.lock().await;
+            let diff = Diff::between(&state.config, &config);
+            let change = gateway.change(config, diff, None)?;
+            gateway.apply(&mut state, change).await;
+            gateway.publish_status(&state.status, b"online").await;
         }
-        // The status is said anew at each start: not for the disk.
-        let client = broker.client().volatile();
-        let mut tasks = JoinSet::new();
-        for device in &devices {
-            tasks.spawn(supervise(device.clone()));
-        }
-        if !devices.is_empty() {
-            tasks.spawn(report_stats(devices.clone(), stop.clone()));
-        }
-        let gateway = Gateway { broker, client, status, devices, tasks, stop };
-        gateway.publish_status("online").await;
-        Ok(gateway)
+        gateway.start_helpers();
+        gateway.notifier.ready();
+        Ok(Arc::new(gateway))
     }
 
     /// Where the broker listens, ports resolved.
-    pub fn broker_addrs(&self) -> &[SocketAddr] {
+    pub fn broker_addrs(&self) -> Vec<SocketAddr> {
         self.broker.local_addrs()
+    }
+
+    /// The broker, for its counters.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
     }
 
     /// A client of the embedded broker, without a socket.
@@ -86,9 +147,9 @@ impl Gateway {
         self.broker.client()
     }
 
-    /// The devices, in order of their names.
-    pub fn devices(&self) -> &[Arc<Device>] {
-        &self.devices
+    /// The devices that run now, in order of their names.
+    pub fn devices(&self) -> Vec<Arc<Device>> {
+        self.devices.read().clone()
     }
 
     /// Resolves when the broker's router has died; the process should end then.
@@ -96,90 +157,160 @@ impl Gateway {
         self.broker.failed().await;
     }
 
-    /// Reads again what can change while the gateway runs: `password_file`, `acl_file` and certificates. A file that is
-    /// wrong changes nothing. What comes of it is logged.
-    pub async fn reload(&self) {
-        tracing::info!(
-            "reading password_file, acl_file and certificates again; the configuration itself is read at the next start"
-        );
-        self.broker.reload_files().await;
+    /// Reads the configuration again and applies what has changed: devices that are gone or different stop first, then the
+    /// listeners change, then new devices start. One at a time; goes on to its end even if nobody waits for it. The
+    /// outcome is logged too.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn reload(self: &Arc<Gateway>) -> Result<Summary, ReloadError> {
+        let gateway = self.clone();
+        // A task of its own: half a reload would be worse than none.
+        let reload = self.helpers.spawn(async move { gateway.reload_now().await });
+        reload.await.unwrap_or(Err(ReloadError::Stopping))
+    }
+
+    async fn reload_now(&self) -> Result<Summary, ReloadError> {
+        let mut state = self.state.lock().await;
+        if self.stopping.is_cancelled() {
+            return Err(ReloadError::Stopping);
+        }
+        self.notifier.reloading();
+        let result = self.apply_file(&mut state).await;
+        self.notifier.ready();
+        match &result {
+            Ok(summary) => summary.log(),
+            Err(error) => error.log(),
+        }
+        result
+    }
+
+    async fn apply_file(&self, state: &mut State) -> Result<Summary, ReloadError> {
+        let file = self.file.clone();
+        let read = spawn_blocking(move || read(file)).await;
+        let Loaded { config, warnings, .. } = read.unwrap_or(Err(ReloadError::Stopping))?;
+        let diff = Diff::between(&state.config, &config);
+        let config = reload::in_force(&state.config, config);
+        let mut change = self.change(config, diff, None)?;
+        // The last that can fail: until it is applied the broker keeps new sockets open for it.
+        change.broker = Some(self.broker.prepare(&change.config.broker).await.map_err(ReloadError::Broker)?);
+        let summary = change.diff.summary(&state.config, &change.config, warnings);
+        self.apply(state, change).await;
+        Ok(summary)
+    }
+
+    fn change(&self, config: Config, diff: Diff, broker: Option<Prepared>) -> Result<Change, TopicError> {
+        let fresh = diff.devices.to_start().map(|name| {
+            let stop = Stop::default();
+            let (client, news) = (self.broker.client(), self.news.clone());
+            let surroundings = Surroundings { client, stop: stop.clone(), news };
+            let device = Device::new(config.devices[name].clone(), &config.gateway, surroundings)?;
+            Ok((Arc::new(device), stop))
+        });
+        let fresh = fresh.collect::<Result<_, TopicError>>()?;
+        Ok(Change { status: status_topic(&config)?, config, diff, fresh, broker })
+    }
+
+    /// Makes `change` what runs; the same way for the first start and for a reload. Cannot fail.
+    async fn apply(&self, state: &mut State, change: Change) {
+        let Change { config, diff, status, fresh, broker } = change;
+        let to_stop: Vec<String> = diff.devices.to_stop().cloned().collect();
+        for old in state.fleet.stop(&to_stop, &self.stopping).await {
+            if !fresh.iter().any(|(device, _)| device.has_topics_of(&old)) {
+                old.forget().await;
+            }
+        }
+        if let Some(prepared) = broker {
+            self.broker.apply(prepared).await;
+        }
+        for name in &diff.devices.rules_changed {
+            if let Some(device) = state.fleet.get(name) {
+                device.change_rules(&config.devices[name]).await;
+            }
+        }
+        if diff.log_level {
+            crate::log::change_level(&config.log);
+        }
+        if status != state.status {
+            self.publish_status(&state.status, b"offline").await;
+            self.publish_status(&state.status, b"").await;
+            self.publish_status(&status, b"online").await;
+        }
+        for (device, stop) in fresh {
+            state.fleet.start(device, stop);
+        }
+        *self.devices.write() = state.fleet.devices();
+        (state.config, state.status) = (config, status);
+        self.news.notify_one();
+    }
+
+    fn start_helpers(&self) {
+        if !self.notifier.is_on() {
+            return;
+        }
+        pulse::watch_clients(&self.broker, self.news.clone());
+        let connected = self.broker.stats().connected.clone();
+        let status =
+            pulse::tell_status(self.notifier.clone(), self.devices.clone(), move || connected.get(), self.news.clone());
+        self.help(status);
+        if let Some(period) = self.notifier.watchdog() {
+            self.help(pulse::feed_watchdog(self.notifier.clone(), self.broker.bus().clone(), period));
+        }
+    }
+
+    fn help(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.stopping.clone();
+        self.helpers.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = stopping.cancelled() => {}
+            }
+        });
     }
 
     /// Writes the counters of the broker and of every device to the log.
     pub fn log_stats(&self) {
         tracing::info!(stats = %serde_json::json!(self.broker.figures()), "broker stats");
-        for device in &self.devices {
+        for device in self.devices() {
             tracing::info!(device = device.name(), stats = %device.stats_json(), "stats");
         }
     }
 
     /// Stops in order: no new frames, queues drained, `offline` published, broker closed. Takes less than 5 s.
-    pub async fn stop(mut self) {
-        self.stop.drain.cancel();
-        if timeout(DRAIN_TIME, join_all(&mut self.tasks)).await.is_err() {
-            self.stop.now.cancel();
-            if timeout(END_TIME, join_all(&mut self.tasks)).await.is_err() {
-                tracing::warn!(tasks = self.tasks.len(), "some tasks did not end in time and are aborted");
-            }
-        }
-        self.tasks.abort_all();
-        for device in self.devices.iter().filter(|device| device.is_online()) {
-            tracing::warn!(device = device.name(), "the device did not stop in time");
-            device.set_offline().await;
-        }
-        self.publish_status("offline").await;
+    pub async fn stop(&self) {
+        self.notifier.stopping();
+        self.stopping.cancel();
+        let mut state = self.state.lock().await;
+        state.fleet.stop_all().await;
+        self.publish_status(&state.status, b"offline").await;
         if !self.broker.stop(BROKER_TIME).await {
             tracing::warn!("some MQTT connections did not end in time");
         }
+        // A reload that waited for this one ends at once now.
+        drop(state);
+        self.helpers.close();
+        self.helpers.wait().await;
     }
 
-    async fn publish_status(&self, status: &'static str) {
-        let message = Publish {
-            topic: self.status.clone(),
-            payload: Bytes::from_static(status.as_bytes()),
-            qos: Qos::AtLeastOnce,
-            retain: true,
-        };
+    async fn publish_status(&self, topic: &TopicName, status: &'static [u8]) {
+        let payload = Bytes::from_static(status);
+        let message = Publish { topic: topic.clone(), payload, qos: Qos::AtLeastOnce, retain: true };
         if let Err(error) = self.client.publish(message).await {
-            tracing::warn!(topic = %self.status, %error, "the gateway's status was not published");
+            tracing::warn!(%topic, %error, "the gateway's status was not published");
         }
     }
 }
 
-async fn join_all(tasks: &mut JoinSet<()>) {
-    while tasks.join_next().await.is_some() {}
+fn status_topic(config: &Config) -> Result<TopicName, TopicError> {
+    TopicName::new(format!("{}/status", config.gateway.topic))
 }
 
-/// Runs a device; when it panics, counts that, says so and starts it again.
-async fn supervise(device: Arc<Device>) {
-    loop {
-        let run = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(device.clone().run()));
-        match run.await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::error!(device = device.name(), %error, "the device's task panicked; it is started again");
-                device.set_offline().await;
-                tokio::select! {
-                    () = tokio::time::sleep(device.restart_delay()) => {}
-                    () = device.stopping() => return,
-                }
-            }
-        }
-    }
+/// Reads `file` and what it names; says all that is wrong. Blocks.
+fn read(file: Option<PathBuf>) -> Result<Loaded, ReloadError> {
+    let loaded = config::load_or_default(file.as_deref()).map_err(ReloadError::Config)?;
+    let wrong: Vec<_> = broker::access_errors(&loaded.config.broker).collect();
+    if wrong.is_empty() { Ok(loaded) } else { Err(ReloadError::Access(AccessErrors(wrong))) }
 }
 
-/// Publishes every device's stats each [`STATS_INTERVAL`].
-async fn report_stats(devices: Vec<Arc<Device>>, stop: Stop) {
-    let mut ticks = interval(STATS_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    ticks.tick().await;
-    loop {
-        tokio::select! {
-            () = stop.drain.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        for device in &devices {
-            device.publish_stats().await;
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use tracing::{Event, Level, Subscriber};
@@ -14,7 +15,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -25,6 +26,9 @@ pub const VARIABLE: &str = "GATEPOST_LOG";
 /// opens a span at error level for each message, which makes its router three times slower; the end of its thread is
 /// noticed and logged without it.
 const QUIET: &str = "rumqttd=off,rumqttc=error,rustls=error";
+
+/// What is logged.
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +56,21 @@ pub enum LogError {
 /// Sets up logging for the whole process. Once.
 pub fn init(log: &Log) -> Result<(), LogError> {
     let filter = filter(std::env::var(VARIABLE).ok().as_deref(), &log.level)?;
+    let (filter, handle) = reload::Layer::new(filter);
     let output = output(log.format, stderr_is_journal(), io::stderr().is_terminal())?;
-    Registry::default().with(output.with_filter(filter)).try_init().map_err(|_| LogError::Twice)
+    Registry::default().with(output.with_filter(filter)).try_init().map_err(|_| LogError::Twice)?;
+    // Only this sets it, and it has come so far once.
+    let _ = LEVEL.set(handle);
+    Ok(())
+}
+
+/// Logs what `[log] level` says from now on, unless `$GATEPOST_LOG` says otherwise. Does nothing before [`init`].
+pub fn change_level(log: &Log) {
+    let Some(handle) = LEVEL.get() else { return };
+    let changed = filter(std::env::var(VARIABLE).ok().as_deref(), &log.level).map(|filter| handle.reload(filter));
+    if !matches!(changed, Ok(Ok(()))) {
+        tracing::error!(level = log.level, "the log level could not be changed");
+    }
 }
 
 /// Whether `filter` may stand in `[log] level`.

@@ -141,6 +141,8 @@ pub struct DeviceStats {
     pub reconnects: Counter,
     /// Connections of a TCP server that `allow` or `max_connections` kept out.
     pub refused_peers: Counter,
+    /// Panics of its tasks, after each of which it was started again: bugs.
+    pub panics: Counter,
     /// What was dropped, by reason. Frames, messages and commands count 1 each; bytes outside frames count as bytes.
     pub dropped: Drops,
 }

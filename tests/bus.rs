@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gatepost::broker::bus::{Bus, BusSettings, TryPublishError};
 use gatepost::broker::lane::LaneSet;
-use gatepost::broker::local::{LocalClient, LocalSettings, Publish, PublishError};
+use gatepost::broker::local::{LocalClient, LocalLimits, Publish, PublishError};
 use gatepost::broker::message::{Draft, Envelope, Message};
 use gatepost::broker::reader::Reader;
 use gatepost::broker::retained::Retention;
@@ -415,7 +415,7 @@ async fn a_full_retained_store_still_delivers() {
 }
 
 fn client(bus: &Bus) -> LocalClient {
-    LocalClient::new(bus.clone(), LocalSettings { max_payload_size: 1000, retained: true })
+    LocalClient::new(bus.clone(), Arc::new(LocalLimits::new(1000, true)))
 }
 
 fn publish(topic: &str, payload: &str, retain: bool) -> Publish {
@@ -475,7 +475,7 @@ each_way! {
     async fn a_local_client_is_held_to_the_limits(bus: Bus) {
         let error = client(&bus).publish(publish("a", &"x".repeat(1001), false)).await.unwrap_err();
         assert!(matches!(error, PublishError::TooLarge { size: 1001, limit: 1000, .. }), "{error}");
-        let forgetful = LocalClient::new(bus.clone(), LocalSettings { max_payload_size: 1000, retained: false });
+        let forgetful = LocalClient::new(bus.clone(), Arc::new(LocalLimits::new(1000, false)));
         assert_eq!(forgetful.publish(publish("a", "1", true)).await.unwrap().retained, None);
         assert_eq!(bus.retained_size(), (0, 0));
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
-use tokio::sync::{RwLock, Semaphore, watch};
+use parking_lot::RwLock;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::acl::{Acl, Rights};
@@ -25,13 +26,10 @@ const MAX_WAITING: usize = 256;
 /// Passwords checked at once, where there are so many cores: each may take 64 MiB.
 const MOST_AT_ONCE: usize = 4;
 
-/// The files of one broker and what they say.
+/// What holds now, and the passwords that are being checked.
 #[derive(Debug)]
 pub struct Auth {
-    files: Files,
-    rules: watch::Sender<Arc<Rules>>,
-    /// Written while the files are read again: who logs in then waits for the new rules.
-    reloading: RwLock<()>,
+    rules: RwLock<Arc<Rules>>,
     /// Passwords being checked or waiting for it.
     places: Semaphore,
     /// Passwords being checked.
@@ -71,8 +69,19 @@ pub struct Credentials<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Login {
     user: Option<Arc<str>>,
-    /// The hash that its password was checked against.
-    proof: Option<Arc<Hash>>,
+    proof: Proof,
+}
+
+/// What made sure that a client is the user it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Proof {
+    /// Nothing.
+    #[default]
+    None,
+    /// Its certificate.
+    Certificate,
+    /// Its password, checked against this hash.
+    Password(Arc<Hash>),
 }
 
 impl Files {
@@ -104,72 +113,59 @@ impl Rules {
         self.acl.as_ref().map(|acl| Arc::new(acl.rights(client_id, login.user())))
     }
 
-    /// Whether `login` could be had now: the user is there, with the password that it was proved with.
-    pub fn allow(&self, login: &Login) -> Result<(), PacketError> {
-        let (Some(user), Some(proof), Some(users)) = (login.user(), &login.proof, &self.users) else { return Ok(()) };
+    /// Whether `login` could be had now: the user is there, with the password that it was proved with, or nobody asks.
+    pub fn allow(&self, login: &Login, allow_anonymous: bool) -> Result<(), PacketError> {
         let refuse = |what| Err(PacketError { reason: Reason::NOT_AUTHORIZED, what });
-        match users.get(user) {
-            Some(hash) if hash == proof => Ok(()),
-            Some(_) => refuse("the user's password was changed in password_file"),
-            None => refuse("the user was removed from password_file"),
+        match (login.user(), &login.proof, &self.users) {
+            (_, Proof::Certificate, _) => Ok(()),
+            (Some(user), Proof::Password(proof), Some(users)) => match users.get(user) {
+                Some(hash) if hash == proof => Ok(()),
+                Some(_) => refuse("the user's password was changed in password_file"),
+                None => refuse("the user was removed from password_file"),
+            },
+            (Some(_), Proof::None, Some(_)) => refuse("there is a password_file now, and the user name was not proved"),
+            _ if allow_anonymous => Ok(()),
+            _ => refuse("allow_anonymous was turned off"),
         }
     }
 }
 
 impl Auth {
-    /// Rules that were just read from `files`.
-    pub fn new(files: Files, rules: Rules) -> Auth {
+    /// With `rules` in force.
+    pub fn new(rules: Rules) -> Auth {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Auth {
-            files,
-            rules: watch::Sender::new(Arc::new(rules)),
-            reloading: RwLock::default(),
+            rules: RwLock::new(Arc::new(rules)),
             places: Semaphore::new(MAX_WAITING),
             checks: Arc::new(Semaphore::new(cores.min(MOST_AT_ONCE))),
         }
     }
 
-    /// Whether there is a file, and so rules that can change.
-    pub fn has_files(&self) -> bool {
-        self.files.passwords.is_some() || self.files.acl.is_some()
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.read().clone()
     }
 
-    /// The rules in force, and word of their changes.
-    pub fn rules(&self) -> watch::Receiver<Arc<Rules>> {
-        self.rules.subscribe()
-    }
-
-    /// Reads the files again. One that is wrong leaves what it said before in force; both outcomes are logged.
-    pub async fn reload(&self) {
-        if !self.has_files() {
-            return;
+    /// Puts other rules in force.
+    pub fn replace(&self, rules: Rules) {
+        let (users, acl_rules) =
+            (rules.users.as_ref().map(|users| users.len()), rules.acl.as_ref().map(|acl| acl.len()));
+        if users.is_some() || acl_rules.is_some() {
+            tracing::info!(users, acl_rules, "reloaded who may do what");
         }
-        let _reloading = self.reloading.write().await;
-        let files = self.files.clone();
-        let read = spawn_blocking(move || (files.load_users(), files.load_acl())).await;
-        let Ok((users, acl)) = read else { return };
-        let (users, acl) = (unless_wrong(users), unless_wrong(acl));
-        if users.is_some() || acl.is_some() {
-            let (user_count, rule_count) = (users.as_ref().map(|users| users.len()), acl.as_ref().map(|acl| acl.len()));
-            tracing::info!(users = user_count, acl_rules = rule_count, "reloaded who may do what");
-            self.rules.send_modify(|rules| {
-                let before = Rules::clone(rules);
-                *rules = Arc::new(Rules { users: users.or(before.users), acl: acl.or(before.acl) });
-            });
-        }
+        *self.rules.write() = Arc::new(rules);
     }
 
     /// Decides who the client is. The error's text says which setting stands in the way.
     pub async fn login(&self, shown: Credentials<'_>) -> Result<Login, PacketError> {
-        drop(self.reloading.read().await);
         let refuse = |what| Err(PacketError { reason: Reason::NOT_AUTHORIZED, what });
         if let Some(identity) = shown.identity {
-            return Ok(Login { user: Some(identity.into()), proof: None });
+            return Ok(Login { user: Some(identity.into()), proof: Proof::Certificate });
         }
-        let users = self.rules.borrow().users.clone();
+        let users = self.rules().users.clone();
         match (shown.username, users) {
             (Some(user), Some(users)) => self.check(user, shown.password, &users).await,
-            (Some(user), None) if shown.allow_anonymous => Ok(Login { user: Some(user.into()), proof: None }),
+            (Some(user), None) if shown.allow_anonymous => Ok(Login { user: Some(user.into()), proof: Proof::None }),
             (None, _) if shown.allow_anonymous => Ok(Login::default()),
             (Some(_), None) => refuse(
                 "there is no password_file to check the user name against, and allow_anonymous is false; hint: set \
@@ -201,7 +197,7 @@ impl Auth {
         };
         let matches = self.matches(hash.clone(), password).await?;
         match known {
-            Some(_) if matches => Ok(Login { user: Some(user.into()), proof: Some(hash) }),
+            Some(_) if matches => Ok(Login { user: Some(user.into()), proof: Proof::Password(hash) }),
             Some(_) => refuse(
                 "the password is not the one in password_file; hint: `gatepost passwd FILE USER` sets it, SIGHUP makes \
                  the gateway read the file again",
@@ -228,15 +224,10 @@ impl Auth {
     }
 }
 
-/// What was read; an error is logged.
-fn unless_wrong<T>(read: Option<Result<T, FileError>>) -> Option<T> {
-    read?.inspect_err(|error| tracing::error!("{error}; what the file said before stays in force")).ok()
-}
-
 impl Login {
     /// Who a kept session belongs to until its client comes: nobody has proved to be that.
     pub fn of(user: Option<Arc<str>>) -> Login {
-        Login { user, proof: None }
+        Login { user, proof: Proof::None }
     }
 
     /// The user's name; `None`: the client is anonymous.
@@ -254,7 +245,7 @@ mod tests {
 
     fn auth(users: Option<&str>) -> Auth {
         let users = users.map(|text| Arc::new(Users::parse(text).unwrap()));
-        Auth::new(Files::default(), Rules { users, acl: None })
+        Auth::new(Rules { users, acl: None })
     }
 
     async fn login(auth: &Auth, user: Option<&str>, password: Option<&str>, anonymous: bool) -> Result<Login, Reason> {
@@ -301,7 +292,7 @@ mod tests {
     async fn a_certificate_says_who_it_is() {
         let shown = Credentials { identity: Some("cn"), username: Some("ann"), password: None, allow_anonymous: false };
         let login = auth(Some("")).login(shown).await.unwrap();
-        assert!(login.user() == Some("cn") && login.proof.is_none());
+        assert!(login.user() == Some("cn") && login.proof == Proof::Certificate);
     }
 
     #[tokio::test]
@@ -338,11 +329,18 @@ mod tests {
         let before = auth(Some(&format!("ann:{TEST}\nbob:{TEST}")));
         let ann = login(&before, Some("ann"), Some("test"), false).await.unwrap();
         let rules = |text: &str| Rules { users: Some(Arc::new(Users::parse(text).unwrap())), acl: None };
-        assert_eq!(rules(&format!("# new\nann: {TEST}")).allow(&ann), Ok(()));
+        assert_eq!(rules(&format!("# new\nann: {TEST}")).allow(&ann, false), Ok(()));
         let changed = TEST.replace("njER", "NjER");
         for text in [format!("bob:{TEST}"), format!("ann:{changed}"), String::new()] {
-            assert_eq!(rules(&text).allow(&ann).unwrap_err().reason, Reason::NOT_AUTHORIZED, "{text}");
+            assert_eq!(rules(&text).allow(&ann, true).unwrap_err().reason, Reason::NOT_AUTHORIZED, "{text}");
         }
-        assert_eq!(rules("").allow(&Login::default()), Ok(()));
+        assert_eq!(rules("").allow(&Login::default(), true), Ok(()));
+        assert!(rules("").allow(&Login::default(), false).is_err());
+        // A name that was only claimed has to be proved once there is a file, and one that was proved is one without.
+        let claimed = login(&auth(None), Some("ann"), None, true).await.unwrap();
+        assert!(rules(&format!("ann:{TEST}")).allow(&claimed, true).is_err());
+        let none = Rules::default();
+        assert_eq!((none.allow(&claimed, true), none.allow(&ann, true)), (Ok(()), Ok(())));
+        assert!(none.allow(&claimed, false).is_err() && none.allow(&ann, false).is_err());
     }
 }

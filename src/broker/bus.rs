@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::consume_budget;
 use tokio_util::sync::CancellationToken;
 
@@ -100,6 +101,8 @@ pub(super) struct Shared {
     pub(super) filing: Filing,
     store: Store,
     pub(super) stats: BusStats,
+    /// Notified when a probe has come through.
+    pub(super) probe: Notify,
     /// Cancelled when the router has ended.
     pub(super) stopped: CancellationToken,
     /// Locked before `publisher`, where both are.
@@ -126,6 +129,7 @@ impl Bus {
             filing: Filing::new(),
             store,
             stats: BusStats::default(),
+            probe: Notify::new(),
             stopped: CancellationToken::new(),
             retained: Mutex::new(Retained::new(settings.max_retained)),
             last_session: AtomicU64::new(0),
@@ -133,6 +137,22 @@ impl Bus {
         });
         relay::start(shared.clone(), receiver).map_err(|error| BusError::Thread(Arc::new(error)))?;
         Ok(Bus(shared))
+    }
+
+    /// Resolves when a message that this sends has come through the router's thread and the relay's: both are alive. (What
+    /// is published may be handed over without them.) One at a time.
+    ///
+    /// # Errors
+    /// The router has ended.
+    pub async fn probe(&self) -> Result<(), BusError> {
+        let answered = self.0.probe.notified();
+        tokio::pin!(answered);
+        answered.as_mut().enable();
+        self.0.publisher.lock().probe().map_err(|Stopped| BusError::Stopped)?;
+        tokio::select! {
+            () = answered => Ok(()),
+            () = self.failed() => Err(BusError::Stopped),
+        }
     }
 
     /// A number for a new session, not 0 and never given again.
@@ -252,6 +272,11 @@ impl Bus {
     pub fn retained_size(&self) -> (usize, usize) {
         let retained = self.0.retained.lock();
         (retained.len(), retained.bytes())
+    }
+
+    /// How many topics may have a retained message from now on. Those that are too many stay until they are deleted.
+    pub fn set_max_retained(&self, max: usize) {
+        self.0.retained.lock().set_max(max);
     }
 
     /// Resolves when the router's thread has died. The process should then exit with code 70.
@@ -375,6 +400,23 @@ mod tests {
 
     fn lanes() -> LaneSet {
         LaneSet::of(&TopicFilter::new("#").unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_probe_comes_through_the_router_and_disturbs_nothing() {
+        let bus = bus();
+        let mut reader = bus.reader();
+        reader.set_lanes(lanes());
+        for _ in 0..3 {
+            bus.probe().await.unwrap();
+            bus.try_publish(envelope()).unwrap();
+            let mut batch = VecDeque::new();
+            reader.recv(&mut batch).await.unwrap();
+            assert_eq!(batch.len(), 1);
+        }
+        assert_eq!(bus.stats().lost.get(), 0);
+        bus.0.publisher.lock().crash_router();
+        assert!(bus.probe().await.is_err());
     }
 
     #[tokio::test]

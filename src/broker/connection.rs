@@ -18,6 +18,7 @@ use super::tls::{self, Failed};
 use super::websocket::WebSocket;
 use super::websocket::handshake::{self, HandshakeError};
 use super::{Shared, admission};
+use crate::config;
 use crate::log_limit::excerpt;
 
 /// How long a client may take to send CONNECT.
@@ -55,8 +56,11 @@ struct Opened {
 /// Reads CONNECT and hands the connection to its session, or refuses it.
 pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
     let Accepted { stream, peer, entrance, permits } = accepted;
+    let settings = shared.settings();
+    let max_packet = settings.max_packet_size.min(MAX_CONNECT);
     let opened = tokio::select! {
-        opened = tokio::time::timeout(CONNECT_TIMEOUT, open(&shared, &entrance, stream)) => opened,
+        opened = tokio::time::timeout(CONNECT_TIMEOUT, open(&shared, &entrance, stream, max_packet)) => opened,
+        () = entrance.closed.cancelled() => return,
         () = shared.stop.cancelled() => return,
     };
     let opened = match opened {
@@ -81,17 +85,17 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
         identity: identity.as_deref(),
         username: connect.username.as_deref(),
         password: connect.password.as_ref(),
-        allow_anonymous: entrance.allow_anonymous,
+        allow_anonymous: entrance.allow_anonymous(),
     };
     let admitted = tokio::select! {
-        admitted = admit(&shared, &connect, shown) => admitted,
+        admitted = admit(&shared, &settings, &connect, shown) => admitted,
         () = shared.stop.cancelled() => return,
     };
     let (terms, login) = match admitted {
         Ok(admitted) => admitted,
         Err(error) => return refuse(&shared, stream, Refusal::of(&connect, &peer, error)).await,
     };
-    let attach = Box::new(Attach { stream, peer, input, connect, terms, login, permits });
+    let attach = Box::new(Attach { stream, peer, input, connect, terms, login, entrance, settings, permits });
     if let Err((reason, attach)) = shared.sessions.attach(&shared, attach) {
         let error = PacketError { reason, what: "the session cannot be had now" };
         let Attach { stream, peer, connect, .. } = *attach;
@@ -100,8 +104,13 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
 }
 
 /// What is quickly seen comes first: to check a password takes time.
-async fn admit(shared: &Shared, connect: &Connect, shown: Credentials<'_>) -> Result<(Terms, Login), PacketError> {
-    let terms = admission::admit(connect, &shared.settings)?;
+async fn admit(
+    shared: &Shared,
+    settings: &config::Broker,
+    connect: &Connect,
+    shown: Credentials<'_>,
+) -> Result<(Terms, Login), PacketError> {
+    let terms = admission::admit(connect, settings)?;
     Ok((terms, shared.auth.login(shown).await?))
 }
 
@@ -147,7 +156,7 @@ impl Why {
 }
 
 /// The handshakes of the listener, then the first packet.
-async fn open(shared: &Shared, entrance: &Entrance, mut stream: Stream) -> Result<Opened, Closed> {
+async fn open(shared: &Shared, entrance: &Entrance, mut stream: Stream, max_packet: usize) -> Result<Opened, Closed> {
     let mut identity = None;
     if let Some(tls) = &entrance.tls {
         (stream, identity) =
@@ -161,7 +170,7 @@ async fn open(shared: &Shared, entrance: &Entrance, mut stream: Stream) -> Resul
         stream = Stream::WebSocket(Box::new(WebSocket::new(stream, input)));
     }
     let mut input = BytesMut::with_capacity(FIRST_READ);
-    match first_frame(&mut stream, &mut input, shared).await {
+    match first_frame(&mut stream, &mut input, max_packet, shared).await {
         Ok(first) => Ok(Opened { stream, identity, input, first }),
         Err(why) => Err(Closed { stream, why }),
     }
@@ -171,10 +180,11 @@ async fn open(shared: &Shared, entrance: &Entrance, mut stream: Stream) -> Resul
 async fn first_frame(
     stream: &mut Stream,
     input: &mut BytesMut,
+    max_packet: usize,
     shared: &Shared,
 ) -> Result<Result<Frame, ConnectError>, Why> {
     loop {
-        match Frame::split(input, shared.settings.max_packet_size.min(MAX_CONNECT)) {
+        match Frame::split(input, max_packet) {
             Ok(Some(frame)) => return Ok(Ok(frame)),
             Err(error) if error.reason == Reason::PACKET_TOO_LARGE => {
                 let error = PacketError { what: "CONNECT is larger than max_packet_size or 160 KiB", ..error };

@@ -55,11 +55,7 @@ impl Filer {
     /// By what a message is held until its publisher's packet identifier is on disk. Not, if the publisher did not
     /// know of this reader and does not wait for it.
     pub(super) fn hold(&self, message: &Message) -> Option<HoldKey> {
-        if !message.is_held() {
-            return None;
-        }
-        let (lane, position) = (Lane::of(message.topic()), message.position());
-        self.marks.is_awaited(lane, position).then_some(HoldKey { lane, position })
+        HoldKey::of(message).filter(|key| self.marks.is_awaited(key.lane, key.position))
     }
 }
 

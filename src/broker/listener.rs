@@ -2,13 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::connection::{self, Accepted};
-use super::limits::{self, Exceeded};
+use super::limits::{Exceeded, Room};
 use super::socket::ServerSocket;
 use super::stream::{Peer, Stream};
 use super::tls::Tls;
@@ -19,53 +22,136 @@ use crate::log_limit::LogLimit;
 /// After accept failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// One bound address.
+/// A listener of the configuration: its sockets, and what is spoken on them.
 #[derive(Debug)]
-pub struct Listener {
-    socket: ServerSocket,
-    /// The address, with the port that the kernel chose for port 0.
-    pub address: Peer,
-    entrance: Arc<Entrance>,
+pub struct Door {
+    settings: config::Listener,
+    only_v6: bool,
+    entrance: watch::Sender<Arc<Entrance>>,
+    /// One for each address that the name stands for.
+    sockets: Vec<Bound>,
 }
 
-/// What every client of a listener finds there; one for all the addresses of a name.
+/// A socket, until its task has it.
+#[derive(Debug)]
+struct Bound {
+    /// With the port that the kernel chose for port 0.
+    address: Peer,
+    socket: Option<ServerSocket>,
+    task: Option<Accepting>,
+}
+
+/// The task that accepts at one socket.
+#[derive(Debug)]
+struct Accepting {
+    task: JoinHandle<()>,
+    shut: CancellationToken,
+}
+
+/// What every client of a listener finds there.
 #[derive(Debug)]
 pub struct Entrance {
-    /// As configured.
-    pub address: String,
     /// TLS, if it is spoken.
     pub tls: Option<Tls>,
     /// Whether MQTT comes in WebSocket frames.
     pub websocket: bool,
-    /// Whether clients are let in without a user name that was proved.
-    pub allow_anonymous: bool,
-    permits: Arc<Semaphore>,
+    allow_anonymous: AtomicBool,
+    room: Arc<Room>,
+    /// Cancelled when the listener is removed, or speaks something else from now on.
+    pub closed: CancellationToken,
 }
 
-/// Binds every listener, each to all the addresses its name stands for.
-pub async fn bind_all(listeners: &[config::Listener]) -> Result<Vec<Listener>, StartError> {
-    let mut bound = Vec::new();
-    for listener in listeners {
-        // "0.0.0.0" and "[::]" on one port are meant to stand side by side.
-        let shares_port =
-            |other: &config::Listener| other.address.strip_prefix("0.0.0.0:") == listener.address.strip_prefix("[::]:");
-        let only_v6 = listener.address.starts_with("[::]:") && listeners.iter().any(shares_port);
-        let entrance = Arc::new(Entrance::new(listener)?);
-        match bind(listener, only_v6).await {
-            Ok(sockets) => bound.extend(sockets.into_iter().map(|(socket, address)| {
-                tracing::info!(%address, scheme = listener.scheme(), "listening for MQTT clients");
-                Listener { socket, address, entrance: entrance.clone() }
-            })),
-            Err(error) if listener.optional && is_without_ipv6(&error) => {
-                tracing::warn!(address = listener.address, %error, "this machine has no IPv6; going on without");
-            }
-            Err(source) => return Err(StartError::bind(&listener.address, source)),
+/// `[::]` leaves IPv4 to `0.0.0.0` on the same port: they are meant to stand side by side.
+pub fn is_only_v6(listener: &config::Listener, all: &[config::Listener]) -> bool {
+    let Some(port) = listener.address.strip_prefix("[::]:") else { return false };
+    all.iter().any(|other| other.address.strip_prefix("0.0.0.0:") == Some(port))
+}
+
+impl Door {
+    /// Binds all addresses of `settings`.
+    pub async fn bind(settings: &config::Listener, only_v6: bool) -> Result<Door, StartError> {
+        let entrance = watch::Sender::new(Arc::new(Entrance::new(settings)?));
+        let sockets = bind(settings, only_v6).await?;
+        Ok(Door { settings: settings.clone(), only_v6, entrance, sockets })
+    }
+
+    /// Accepts clients from now on.
+    pub fn open(&mut self, shared: &Arc<Shared>) {
+        let scheme = self.settings.scheme();
+        for bound in &mut self.sockets {
+            let Some(socket) = bound.socket.take() else { continue };
+            tracing::info!(address = %bound.address, scheme, "listening for MQTT clients");
+            let shut = shared.stop.child_token();
+            let address = bound.address.clone();
+            let listener = Listener { socket, address, entrance: self.entrance.subscribe(), shut: shut.clone() };
+            bound.task = Some(Accepting { task: shared.tasks.spawn(run(shared.clone(), listener)), shut });
         }
     }
-    Ok(bound)
+
+    /// Closes the sockets, and returns when their addresses are free. Clients that are there stay.
+    pub async fn shut(&mut self) {
+        for bound in &mut self.sockets {
+            bound.socket = None;
+            if let Some(Accepting { task, shut }) = bound.task.take() {
+                shut.cancel();
+                // Only a panic can be an error, and that is logged where it happens.
+                let _ = task.await;
+            }
+        }
+    }
+
+    /// Takes the addresses again that [`Door::shut`] gave up.
+    pub async fn bind_again(&mut self) -> Result<(), StartError> {
+        self.sockets = bind(&self.settings, self.only_v6).await?;
+        Ok(())
+    }
+
+    /// Speaks what `settings` say from now on, at the same addresses. Clients that came in under terms that are no more
+    /// lose their connection.
+    pub fn change(&mut self, settings: &config::Listener, tls: Option<Tls>) {
+        let entrance = self.entrance.borrow().clone();
+        if settings.scheme() == self.settings.scheme() {
+            if let (Some(old), Some(new)) = (&entrance.tls, tls) {
+                old.replace(new);
+            }
+            entrance.allow_anonymous.store(settings.allow_anonymous, Relaxed);
+            entrance.room.resize(settings.max_connections);
+        } else {
+            self.entrance.send_replace(Arc::new(Entrance::with(settings, tls)));
+            entrance.closed.cancel();
+        }
+        self.settings = settings.clone();
+    }
+
+    /// Tells its clients that they have to go; [`Sessions::look`](super::sessions::Sessions::look) makes them see it.
+    pub fn dismiss(&self) {
+        self.entrance.borrow().closed.cancel();
+    }
+
+    /// As configured.
+    pub fn settings(&self) -> &config::Listener {
+        &self.settings
+    }
+
+    /// Where its sockets are.
+    pub fn addresses(&self) -> impl Iterator<Item = &Peer> {
+        self.sockets.iter().map(|bound| &bound.address)
+    }
 }
 
-async fn bind(listener: &config::Listener, only_v6: bool) -> io::Result<Vec<(ServerSocket, Peer)>> {
+/// One socket for each address. None on a machine without IPv6 for a listener that may do without.
+async fn bind(listener: &config::Listener, only_v6: bool) -> Result<Vec<Bound>, StartError> {
+    match bind_all(listener, only_v6).await {
+        Ok(sockets) => Ok(sockets),
+        Err(error) if listener.optional && is_without_ipv6(&error) => {
+            tracing::warn!(address = listener.address, %error, "this machine has no IPv6; going on without");
+            Ok(Vec::new())
+        }
+        Err(source) => Err(StartError::bind(&listener.address, source)),
+    }
+}
+
+async fn bind_all(listener: &config::Listener, only_v6: bool) -> io::Result<Vec<Bound>> {
     let sockets = match listener.unix_path() {
         Some(path) => vec![ServerSocket::bind_unix(path)?],
         None => {
@@ -73,11 +159,8 @@ async fn bind(listener: &config::Listener, only_v6: bool) -> io::Result<Vec<(Ser
             addresses.map(|address| ServerSocket::bind_tcp(address, only_v6)).collect::<io::Result<_>>()?
         }
     };
-    let with_address = |socket: ServerSocket| {
-        let address = socket.address()?;
-        Ok((socket, address))
-    };
-    sockets.into_iter().map(with_address).collect()
+    let bound = |socket: ServerSocket| Ok(Bound { address: socket.address()?, socket: Some(socket), task: None });
+    sockets.into_iter().map(bound).collect()
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {
@@ -87,33 +170,48 @@ fn is_without_ipv6(error: &io::Error) -> bool {
 
 impl Entrance {
     fn new(listener: &config::Listener) -> Result<Entrance, StartError> {
-        let tls = listener.tls.as_ref().map(Tls::new).transpose();
-        Ok(Entrance {
-            tls: tls.map_err(|source| StartError::Tls { address: listener.address.clone(), source })?,
-            address: listener.address.clone(),
+        Ok(Entrance::with(listener, tls_of(listener)?))
+    }
+
+    fn with(listener: &config::Listener, tls: Option<Tls>) -> Entrance {
+        Entrance {
+            tls,
             websocket: listener.websocket,
-            allow_anonymous: listener.allow_anonymous,
-            permits: limits::semaphore(listener.max_connections),
-        })
+            allow_anonymous: AtomicBool::new(listener.allow_anonymous),
+            room: Room::new(listener.max_connections),
+            closed: CancellationToken::new(),
+        }
+    }
+
+    /// Whether clients are let in without a user name that was proved.
+    pub fn allow_anonymous(&self) -> bool {
+        self.allow_anonymous.load(Relaxed)
     }
 }
 
-impl Listener {
-    /// What clients find here.
-    pub fn entrance(&self) -> &Arc<Entrance> {
-        &self.entrance
-    }
+/// TLS as `listener` has it, if it has; reads the files.
+pub fn tls_of(listener: &config::Listener) -> Result<Option<Tls>, StartError> {
+    let tls = listener.tls.as_ref().map(Tls::new).transpose();
+    tls.map_err(|source| StartError::Tls { address: listener.address.clone(), source })
 }
 
-/// Accepts connections until the broker stops. All that takes time happens in a task for each of them.
-pub async fn run(shared: Arc<Shared>, listener: Listener) {
+/// One socket, in its task.
+struct Listener {
+    socket: ServerSocket,
+    address: Peer,
+    entrance: watch::Receiver<Arc<Entrance>>,
+    shut: CancellationToken,
+}
+
+/// Accepts connections until the listener is shut. All that takes time happens in a task for each of them.
+async fn run(shared: Arc<Shared>, listener: Listener) {
     let address = &listener.address;
     let mut accept_log = LogLimit::default();
     let mut limit_log = LogLimit::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.socket.accept() => accepted,
-            () = shared.stop.cancelled() => return,
+            () = listener.shut.cancelled() => return,
         };
         match accepted {
             Ok((stream, peer)) => match admit(&shared, &listener, stream, &peer).await {
@@ -133,7 +231,7 @@ pub async fn run(shared: Arc<Shared>, listener: Listener) {
                 // The listener stays readable: without a pause this would be a busy loop.
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
-                    () = shared.stop.cancelled() => return,
+                    () = listener.shut.cancelled() => return,
                 }
             }
         }
@@ -148,6 +246,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 async fn admit(shared: &Shared, listener: &Listener, stream: Stream, peer: &Peer) -> Result<Accepted, Exceeded> {
     shared.stats.sockets.increment();
-    let permits = shared.limits.admit(&listener.entrance.permits, peer.ip()).await?;
-    Ok(Accepted { stream, peer: peer.clone(), entrance: listener.entrance.clone(), permits })
+    let entrance = listener.entrance.borrow().clone();
+    let permits = shared.limits.admit(&entrance.room, peer.ip()).await?;
+    Ok(Accepted { stream, peer: peer.clone(), entrance, permits })
 }

@@ -1,6 +1,8 @@
 //! The client without a socket: devices, `$SYS` and the gateway's own topics publish and subscribe with it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -10,23 +12,35 @@ use super::bus::{Bus, BusError, Published, TryPublishError};
 use super::lane::LaneSet;
 use super::message::{Draft, Envelope, Message};
 use super::reader::Reader;
+use super::retained::Snapshot;
 use super::subscriptions::{Subscription, SubscriptionOptions, Subscriptions};
 use crate::qos::Qos;
 use crate::topic::{TopicFilter, TopicName};
 
-/// What local clients are held to.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalSettings {
-    /// Bytes of one message's payload.
-    pub max_payload_size: usize,
-    /// Whether retained messages are kept; without, RETAIN counts as 0.
-    pub retained: bool,
+/// What local clients are held to; may change while they are there.
+#[derive(Debug)]
+pub struct LocalLimits {
+    max_payload_size: AtomicUsize,
+    retained: AtomicBool,
+}
+
+impl LocalLimits {
+    /// Bytes of one message's payload, and whether retained messages are kept; without, RETAIN counts as 0.
+    pub fn new(max_payload_size: usize, retained: bool) -> LocalLimits {
+        LocalLimits { max_payload_size: AtomicUsize::new(max_payload_size), retained: AtomicBool::new(retained) }
+    }
+
+    /// Others from now on.
+    pub fn set(&self, max_payload_size: usize, retained: bool) {
+        self.max_payload_size.store(max_payload_size, Relaxed);
+        self.retained.store(retained, Relaxed);
+    }
 }
 
 /// Why a local client's message was not published.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PublishError {
-    /// Larger than [`LocalSettings::max_payload_size`].
+    /// Larger than `max_payload_size`.
     #[error("cannot publish {size} bytes to {topic}: the limit is {limit}; hint: raise max_payload_size in [broker]")]
     TooLarge {
         /// The message's topic.
@@ -61,7 +75,7 @@ pub struct Publish {
 #[derive(Clone, Debug)]
 pub struct LocalClient {
     bus: Bus,
-    settings: LocalSettings,
+    limits: Arc<LocalLimits>,
     session: u64,
     /// Whether what it retains goes to disk.
     keeps: bool,
@@ -85,6 +99,7 @@ pub struct Delivery {
 /// A local client's subscriptions.
 #[derive(Debug)]
 pub struct Subscriber {
+    bus: Bus,
     reader: Reader,
     subscriptions: Subscriptions,
     session: u64,
@@ -96,8 +111,8 @@ pub struct Subscriber {
 
 impl LocalClient {
     /// A client with a new identity.
-    pub fn new(bus: Bus, settings: LocalSettings) -> LocalClient {
-        LocalClient { session: bus.session_number(), bus, settings, keeps: true }
+    pub fn new(bus: Bus, limits: Arc<LocalLimits>) -> LocalClient {
+        LocalClient { session: bus.session_number(), bus, limits, keeps: true }
     }
 
     /// The same client for what is said anew at each start: what it retains does not go to disk.
@@ -142,11 +157,12 @@ impl LocalClient {
         let retained =
             snapshot.messages.into_iter().filter_map(|message| qos(&message).map(|qos| (message, qos))).collect();
         insert(&mut subscriptions, snapshot.version);
-        Ok(Subscriber { reader, subscriptions, session: self.session, retained, batch: VecDeque::new() })
+        let (bus, session) = (self.bus.clone(), self.session);
+        Ok(Subscriber { bus, reader, subscriptions, session, retained, batch: VecDeque::new() })
     }
 
     fn envelope(&self, publish: &Publish) -> Result<Envelope, PublishError> {
-        let (size, limit) = (publish.payload.len(), self.settings.max_payload_size);
+        let (size, limit) = (publish.payload.len(), self.limits.max_payload_size.load(Relaxed));
         if size > limit {
             return Err(PublishError::TooLarge { topic: publish.topic.clone(), size, limit });
         }
@@ -154,7 +170,7 @@ impl LocalClient {
             topic: publish.topic.as_str(),
             payload: &publish.payload,
             qos: publish.qos,
-            retain: publish.retain && self.settings.retained,
+            retain: publish.retain && self.limits.retained.load(Relaxed),
             origin: self.session,
             expires: None,
             properties: &[],
@@ -164,6 +180,29 @@ impl LocalClient {
 }
 
 impl Subscriber {
+    /// Subscribes to `filters` in place of what it had. A filter that stays misses and repeats nothing; for a new one its
+    /// retained messages come first. Messages that were published before are matched against what holds now.
+    pub fn change<O: Into<SubscriptionOptions> + Copy>(&mut self, filters: Vec<(TopicFilter, O)>) {
+        let lanes = filters.iter().fold(LaneSet::EMPTY, |lanes, (filter, _)| lanes.union(LaneSet::of(filter)));
+        self.reader.set_lanes(lanes);
+        let before = std::mem::take(&mut self.subscriptions);
+        let new: Vec<&TopicFilter> =
+            filters.iter().map(|(filter, _)| filter).filter(|filter| before.get(filter).is_none()).collect();
+        let snapshot = if new.is_empty() { Snapshot::default() } else { self.bus.retained_of(new.iter().copied()) };
+        for (filter, options) in &filters {
+            let retained_floor = before.get(filter).map_or(snapshot.version, |kept| kept.retained_floor);
+            let subscription = Subscription { options: (*options).into(), id: None, retained_floor };
+            self.subscriptions.insert(filter.clone(), subscription);
+        }
+        let qos = |message: &Message| {
+            let matching =
+                filters.iter().filter(|(filter, _)| new.contains(&filter) && filter.matches(message.topic()));
+            matching.map(|(_, options)| (*options).into().qos).max()
+        };
+        let found = snapshot.messages.into_iter().filter_map(|message| qos(&message).map(|qos| (message, qos)));
+        self.retained.extend(found);
+    }
+
     /// The next message; `None` when the bus has stopped. Cancel safe.
     /// Whoever subscribes must go on receiving: publishers on its lanes wait for it.
     pub async fn recv(&mut self) -> Option<Delivery> {

@@ -93,6 +93,7 @@ reasons! {
     TOPIC_ALIAS_INVALID = 0x94, "topic alias invalid";
     PACKET_TOO_LARGE = 0x95, "packet too large";
     QUOTA_EXCEEDED = 0x97, "quota exceeded";
+    ADMINISTRATIVE_ACTION = 0x98, "administrative action";
     RETAIN_NOT_SUPPORTED = 0x9A, "retain not supported";
     QOS_NOT_SUPPORTED = 0x9B, "QoS not supported";
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::config::QueueFull;
+use crate::config::{self, QueueFull};
 
 /// Room kept after a burst.
 const KEPT_CAPACITY: usize = 64;
@@ -18,6 +18,13 @@ pub struct QueueLimits {
     pub full: QueueFull,
 }
 
+impl QueueLimits {
+    /// Of a session's queue.
+    pub fn of(settings: &config::Broker) -> QueueLimits {
+        QueueLimits { messages: settings.max_queued, bytes: settings.max_queued_bytes, full: settings.queue_full }
+    }
+}
+
 /// Messages that wait, oldest first.
 #[derive(Debug)]
 pub struct Queue<T> {
@@ -30,6 +37,11 @@ impl<T> Queue<T> {
     /// An empty queue.
     pub fn new(limits: QueueLimits) -> Queue<T> {
         Queue { items: VecDeque::new(), bytes: 0, limits }
+    }
+
+    /// Other bounds from the next message on.
+    pub fn set_limits(&mut self, limits: QueueLimits) {
+        self.limits = limits;
     }
 
     /// Adds `item`, which weighs `bytes`, and returns how many were dropped: older ones, or this one, each given to

@@ -22,16 +22,22 @@ pub(super) fn start(shared: Arc<Shared>, receiver: Receiver) -> io::Result<()> {
 fn run(shared: &Shared, mut receiver: Receiver) -> Stopped {
     let mut expected = [0; LANES];
     loop {
-        let Arrival { lane, index, envelope } = match receiver.next() {
+        let arrival = match receiver.next() {
             Ok(arrival) => arrival,
             Err(stopped) => return stopped,
         };
+        let is_probe = arrival.is_probe();
+        let Arrival { lane, index, envelope } = arrival;
         let next = &mut expected[lane.index()];
         let lost = index.saturating_sub(*next);
         *next = index + 1;
         if lost > 0 {
             tracing::error!(lost, "messages were lost inside the broker: please report this");
             shared.stats.lost.add(lost);
+        }
+        if is_probe {
+            shared.probe.notify_waiters();
+            continue;
         }
         match Message::decode(envelope.clone()) {
             Ok(message) => shared.flow.relay(lane, message.position(), &envelope),

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::Shared;
 use super::session::{Session, has_expired};
-use super::store::{Change, Restored, Store, StoreSettings};
+use super::store::{Restored, Store, StoreSettings, StoredSession};
 
 /// Opens the store at `path`; without one nothing is kept.
 pub async fn open(path: Option<PathBuf>) -> (Store, Restored) {
@@ -27,21 +27,24 @@ pub fn all(shared: &Arc<Shared>, restored: Restored) {
     let found = retained.len();
     let refused = shared.bus.restore(retained);
     if refused > 0 {
-        let limit = shared.settings.max_retained;
+        let limit = shared.settings.read().max_retained;
         tracing::warn!(refused, limit, "retained messages on disk were dropped: there are more than max_retained");
     }
     let (now, mut kept, mut messages) = (SystemTime::now(), 0_usize, 0);
-    for stored in sessions {
-        if has_expired(&stored.record, now) {
-            shared.store.submit(Change::EndSession { session: stored.session });
-            continue;
-        }
+    let (expired, living): (Vec<_>, Vec<_>) = sessions.into_iter().partition(|stored| has_expired(&stored.record, now));
+    for stored in living {
         (kept, messages) = (kept + 1, messages + stored.queue.len());
-        let (session, expires) = Session::restore(shared.clone(), stored);
-        shared.sessions.resume(shared, session, expires);
+        resume(shared, stored);
     }
+    // They end as if they had ended while the gateway ran: others of their groups, who are there now, get what they can.
+    expired.into_iter().for_each(|stored| resume(shared, stored));
     tracing::info!(sessions = kept, messages, retained = found - refused, "state restored from disk");
     shared.tasks.spawn(save_anew(shared.clone()));
+}
+
+fn resume(shared: &Arc<Shared>, stored: StoredSession) {
+    let (session, expires) = Session::restore(shared.clone(), stored);
+    shared.sessions.resume(shared, session, expires);
 }
 
 /// Gives the retained messages to the store whenever it has lost what it had.

@@ -56,6 +56,11 @@ impl Retained {
         Retained { max, messages, reserved: 0, bytes: 0, version: 0, next_expiry: None, expired }
     }
 
+    /// For at most `max` topics from now on; those that are there stay.
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
     /// The version for a message on `topic`, which is then sealed with it and given to [`Retained::update`]; `None` if
     /// the store is full. Changes nothing, except that expired messages make room.
     pub fn admit(&mut self, topic: &str, deletes: bool, now: Instant) -> Option<u64> {

@@ -63,6 +63,13 @@ pub(super) struct Arrival {
     pub(super) envelope: Bytes,
 }
 
+impl Arrival {
+    /// Whether it is from [`Sender::probe`].
+    pub(super) fn is_probe(&self) -> bool {
+        self.envelope.is_empty()
+    }
+}
+
 /// What one message of `size` bytes adds to the router's count of a lane.
 pub(super) fn counted_size(size: usize) -> u64 {
     // Four, and the lane's topic of one letter.
@@ -101,6 +108,11 @@ impl Sender {
     pub(super) fn publish(&mut self, lane: Lane, envelope: Bytes) -> Result<(), Stopped> {
         let publish = Publish::new(Bytes::from_static(letter(lane).as_bytes()), envelope, false);
         self.push(Packet::Publish(publish, None))
+    }
+
+    /// Puts a message without an envelope on a lane, which is what nobody publishes: see [`Arrival::is_probe`].
+    pub(super) fn probe(&mut self) -> Result<(), Stopped> {
+        self.publish(Lane::system(), Bytes::new())
     }
 
     fn push(&mut self, packet: Packet) -> Result<(), Stopped> {

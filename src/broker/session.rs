@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::consume_budget;
 
 use super::Shared;
 use super::acl::Rights;
 use super::admission::{SessionExpiry, Terms};
-use super::auth::{Login, Rules};
+use super::auth::Login;
 use super::bus::BusError;
 use super::inflight::Inflight;
 use super::lane::LaneSet;
 use super::limits::Permits;
+use super::listener::Entrance;
 use super::message::Message;
 use super::pace::Pace;
 use super::packet::{Connect, PacketError, Reason, WillRequest, write_disconnect};
@@ -32,6 +33,7 @@ use super::store::Store;
 use super::stream::{Peer, Stream};
 use super::subscriptions::Subscriptions;
 use super::will;
+use crate::config;
 use crate::log_limit::{LogLimit, excerpt};
 use crate::qos::Qos;
 use crate::stats::DropReason;
@@ -75,8 +77,21 @@ pub struct Attach {
     pub terms: Terms,
     /// Who the client is.
     pub login: Login,
+    /// What it came in by.
+    pub entrance: Arc<Entrance>,
+    /// What was in force when it was let in.
+    pub settings: Arc<config::Broker>,
     /// What it counts against.
     pub permits: Permits,
+}
+
+/// What a session is told from outside.
+#[derive(Debug)]
+pub enum Call {
+    /// Its client has connected.
+    Attach(Box<Attach>),
+    /// What is in force has changed: rules, settings, listeners.
+    Look,
 }
 
 /// One session.
@@ -87,8 +102,9 @@ pub struct Session {
     number: u64,
     /// Who connected last.
     login: Login,
-    /// What everybody may do.
-    rules: watch::Receiver<Arc<Rules>>,
+    /// What it came in by, and what was in force then.
+    entrance: Option<Arc<Entrance>>,
+    settings: Arc<config::Broker>,
     /// What this client may do; `None`: everything.
     rights: Option<Arc<Rights>>,
     subscriptions: Subscriptions,
@@ -175,15 +191,15 @@ pub enum Start {
     Restored(Option<Instant>),
 }
 
-/// Runs `session` to its end. A closed `attach` channel means that the gateway stops.
-pub async fn run(mut session: Session, start: Start, mut attach: mpsc::Receiver<Box<Attach>>) {
+/// Runs `session` to its end. A closed channel means that the gateway stops.
+pub async fn run(mut session: Session, start: Start, mut calls: mpsc::Receiver<Call>) {
     let mut after = Aftermath { next: None, will: None, expires: None, stopped: false };
     let mut present = false;
     match start {
         Start::Connected(first) => after.next = Some(first),
         Start::Restored(expires) => {
             (after.expires, present) = (expires, true);
-            session.wait(&mut after, &mut attach).await;
+            session.wait(&mut after, &mut calls).await;
         }
     }
     loop {
@@ -191,7 +207,7 @@ pub async fn run(mut session: Session, start: Start, mut attach: mpsc::Receiver<
             present = false;
             // Before its client can begin a new one: so the old one does not come back after a crash.
             session.clear().await;
-            after.next = session.shared.clone().sessions.leave(&session, &mut attach);
+            after.next = session.shared.clone().sessions.leave(&session, &mut calls);
         }
         let Some(connection) = after.next.take() else { break };
         let resumes = present && !connection.connect.clean_start;
@@ -201,11 +217,11 @@ pub async fn run(mut session: Session, start: Start, mut attach: mpsc::Receiver<
         if !resumes {
             session.clear().await;
         }
-        after = session.serve(connection, resumes, &mut attach).await;
+        after = session.serve(connection, resumes, &mut calls).await;
         // A session that ends with its connection is not there for the one that takes over [MQTT-3.1.2-6].
         present = after.expires.is_none_or(|expires| expires > Instant::now());
         if !after.stopped && after.next.is_none() {
-            session.wait(&mut after, &mut attach).await;
+            session.wait(&mut after, &mut calls).await;
         }
     }
     if let Some((will, _)) = after.will {
@@ -221,14 +237,14 @@ pub async fn run(mut session: Session, start: Start, mut attach: mpsc::Receiver<
 impl Session {
     /// A session that knows nothing yet.
     pub fn new(shared: Arc<Shared>, client_id: Arc<str>) -> Session {
-        let settings = &shared.settings;
-        let limits =
-            QueueLimits { messages: settings.max_queued, bytes: settings.max_queued_bytes, full: settings.queue_full };
+        let settings = shared.settings();
+        let limits = QueueLimits::of(&settings);
         Session {
             client_id,
             number: shared.bus.session_number(),
             login: Login::default(),
-            rules: shared.auth.rules(),
+            entrance: None,
+            settings,
             rights: None,
             subscriptions: Subscriptions::new(),
             shares: Memberships::new(shared.clone(), limits),
@@ -293,13 +309,15 @@ impl Session {
         &mut self,
         mut connection: Box<Attach>,
         resumes: bool,
-        attach: &mut mpsc::Receiver<Box<Attach>>,
+        calls: &mut mpsc::Receiver<Call>,
     ) -> Aftermath {
         let now = Instant::now();
         let mut connack = connection.terms.connack.clone();
         connack.session_present = resumes;
         self.login = std::mem::take(&mut connection.login);
-        self.inflight.connect(self.shared.settings.max_inflight.min(connection.connect.receive_maximum));
+        self.entrance = Some(connection.entrance.clone());
+        self.settings = connection.settings.clone();
+        self.inflight.connect(self.settings.max_inflight.min(connection.connect.receive_maximum));
         self.shares.set_connected(true);
         self.set_expiry(connection.terms.session_expiry);
         let clean_start = connection.connect.clean_start;
@@ -316,7 +334,7 @@ impl Session {
             session_present = resumes,
             "client connected"
         );
-        let end = match self.exchange(&mut wire, attach).await {
+        let end = match self.exchange(&mut wire, calls).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
@@ -327,12 +345,12 @@ impl Session {
     async fn exchange(
         &mut self,
         wire: &mut Wire,
-        attach: &mut mpsc::Receiver<Box<Attach>>,
+        calls: &mut mpsc::Receiver<Call>,
     ) -> Result<std::convert::Infallible, End> {
         let mut timer = Timer::default();
         let mut stop = None;
-        // Rules may have changed since the client was let in.
-        self.apply_rules()?;
+        // All may have changed since the client was let in.
+        self.look()?;
         loop {
             // The bus alone can keep this loop busy for ever.
             consume_budget().await;
@@ -369,9 +387,9 @@ impl Session {
                 },
                 received = self.reader.recv(&mut self.inbox), if self.inbox.is_empty() => received?,
                 () = self.shares.arrived() => {}
-                _ = self.rules.changed(), if self.shared.auth.has_files() => self.apply_rules()?,
-                next = attach.recv(), if stop.is_none() => match next {
-                    Some(next) => return Err(End::TakenOver(next)),
+                call = calls.recv(), if stop.is_none() => match call {
+                    Some(Call::Attach(next)) => return Err(End::TakenOver(next)),
+                    Some(Call::Look) => self.look()?,
                     None => stop = Some(Instant::now() + LAST_WORDS),
                 },
                 () = async { if let Some(lane) = busy { bus.ready(lane).await } }, if busy.is_some() => {}
@@ -442,8 +460,9 @@ impl Session {
     }
 
     /// Keeps the session without a connection until a new one comes, it expires or the gateway stops.
-    async fn wait(&mut self, after: &mut Aftermath, attach: &mut mpsc::Receiver<Box<Attach>>) {
+    async fn wait(&mut self, after: &mut Aftermath, calls: &mut mpsc::Receiver<Call>) {
         let (mut timer, ended) = (Timer::default(), Instant::now());
+        self.entrance = None;
         self.shares.set_connected(false);
         let skipped = self.queue.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
         self.backlog.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
@@ -469,30 +488,27 @@ impl Session {
             let promises = self.promises(written);
             let (bus, store) = (&self.shared.bus, &self.shared.store);
             tokio::select! {
-                next = attach.recv() => {
-                    after.stopped = next.is_none();
-                    after.next = next;
-                    return;
-                }
+                call = calls.recv() => match call {
+                    // A kept session stays, whoever it belongs to.
+                    Some(Call::Look) => drop(self.look()),
+                    Some(Call::Attach(next)) => {
+                        after.next = Some(next);
+                        return;
+                    }
+                    None => {
+                        after.stopped = true;
+                        return;
+                    }
+                },
                 received = self.reader.recv(&mut self.inbox) => if received.is_err() {
                     after.stopped = true;
                     return;
                 },
-                // A kept session stays, whoever it belongs to.
-                _ = self.rules.changed(), if self.shared.auth.has_files() => drop(self.apply_rules()),
                 () = promises.come_true(bus, store), if promises.are_open() => {}
                 number = resync(store, self.journal.as_ref()), if self.journal.is_some() => self.save_anew(number),
                 () = timer.wait(deadline) => {}
             }
         }
-    }
-
-    /// The store has lost what it had.
-    fn save_anew(&mut self, number: u64) {
-        if let Some(journal) = &mut self.journal {
-            journal.synced = number;
-        }
-        self.save();
     }
 
     fn publish_will_if_due(&self, will: &mut Option<(WillRequest, Instant)>, now: Instant) {

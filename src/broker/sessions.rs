@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::packet::Reason;
-use super::session::{Attach, Session, Start};
+use super::session::{Attach, Call, Session, Start};
 use super::{Shared, session};
 
 /// Connections that may wait for one session; a session takes them at once, so more is an attack.
@@ -30,7 +30,7 @@ struct State {
 impl State {
     fn run(&mut self, shared: &Arc<Shared>, id: Arc<str>, session: Session, start: Start) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        self.entries.insert(id, Entry { number: session.number(), attach: sender });
+        self.entries.insert(id, Entry { number: session.number(), call: sender });
         shared.tasks.spawn(session::run(session, start, receiver));
     }
 }
@@ -38,7 +38,7 @@ impl State {
 #[derive(Debug)]
 struct Entry {
     number: u64,
-    attach: mpsc::Sender<Box<Attach>>,
+    call: mpsc::Sender<Call>,
 }
 
 impl Sessions {
@@ -51,13 +51,18 @@ impl Sessions {
         }
         let id: Arc<str> = attach.terms.client_id.as_str().into();
         if let Some(entry) = state.entries.get(&id) {
-            match entry.attach.try_send(attach) {
+            match entry.call.try_send(Call::Attach(attach)) {
                 Ok(()) => return Ok(()),
-                Err(mpsc::error::TrySendError::Full(attach)) => return Err((Reason::SERVER_BUSY, attach)),
+                Err(mpsc::error::TrySendError::Full(Call::Attach(attach))) => {
+                    return Err((Reason::SERVER_BUSY, attach));
+                }
                 // Its task is gone without a word, which only a panic can do.
-                Err(mpsc::error::TrySendError::Closed(returned)) => attach = returned,
+                Err(mpsc::error::TrySendError::Closed(Call::Attach(returned))) => attach = returned,
+                Err(mpsc::error::TrySendError::Full(Call::Look) | mpsc::error::TrySendError::Closed(Call::Look)) => {
+                    return Ok(());
+                }
             }
-        } else if state.entries.len() >= KEPT + shared.settings.max_connections {
+        } else if state.entries.len() >= KEPT + shared.settings.read().max_connections {
             return Err((Reason::QUOTA_EXCEEDED, attach));
         }
         let session = Session::new(shared.clone(), id.clone());
@@ -71,15 +76,25 @@ impl Sessions {
     }
 
     /// A session ends: its entry goes, unless a connection has come in the meantime.
-    pub fn leave(&self, session: &Session, waiting: &mut mpsc::Receiver<Box<Attach>>) -> Option<Box<Attach>> {
+    pub fn leave(&self, session: &Session, waiting: &mut mpsc::Receiver<Call>) -> Option<Box<Attach>> {
         let mut state = self.0.lock();
-        if let Ok(attach) = waiting.try_recv() {
-            return Some(attach);
+        while let Ok(call) = waiting.try_recv() {
+            if let Call::Attach(attach) = call {
+                return Some(attach);
+            }
         }
         if state.entries.get(session.client_id()).is_some_and(|entry| entry.number == session.number()) {
             state.entries.remove(session.client_id());
         }
         None
+    }
+
+    /// Makes every session look at what is in force now. One that has so many connections waiting that it cannot be told
+    /// looks anyway when it takes the next of them.
+    pub fn look(&self) {
+        for entry in self.0.lock().entries.values() {
+            let _ = entry.call.try_send(Call::Look);
+        }
     }
 
     /// Tells every session to end, by closing its channel, and takes no more.

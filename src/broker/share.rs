@@ -4,35 +4,23 @@
 //! into the mailbox of one session. That sends from it what its client takes at once; the rest stays there, where the
 //! others get it from when the client goes.
 
-use std::collections::{HashMap, VecDeque};
-use std::fmt;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tokio::task::consume_budget;
-use tokio::time::sleep_until;
-use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::acl::Rights;
-use super::bus::Bus;
-use super::filer::Filer;
 use super::lane::LaneSet;
-use super::message::Message;
-use super::pace::Pace;
 use super::reader::Reader;
 use super::session::Outgoing;
-use super::stats::BrokerStats;
-use super::store::{Change, RowId, SessionId, Store, StoredMessage};
-use crate::log_limit::LogLimit;
 use crate::qos::Qos;
-use crate::stats::DropReason;
 use crate::topic::TopicFilter;
-use mailbox::{Mailbox, Readiness};
+pub use group::Group;
+use group::Member;
+use mailbox::Mailbox;
 pub use memberships::Memberships;
 
+mod group;
 mod mailbox;
 mod memberships;
 
@@ -95,50 +83,6 @@ pub struct TooManyGroups;
 #[derive(Debug, Default)]
 pub struct Groups(Mutex<HashMap<ShareFilter, Arc<Group>>>);
 
-/// The members of one group.
-pub struct Group {
-    share: ShareFilter,
-    /// As a client writes it.
-    text: Arc<str>,
-    store: Store,
-    /// What it has filed for the members on disk, with its lanes while there are any.
-    filer: Filer,
-    state: Mutex<State>,
-    /// There may be room where there was none.
-    changed: Notify,
-    /// The last member has left.
-    ended: CancellationToken,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    members: Vec<Member>,
-    /// Whose turn it is.
-    next: usize,
-    drop_log: LogLimit,
-}
-
-#[derive(Clone, Debug)]
-struct Member {
-    mailbox: Arc<Mailbox<Outgoing>>,
-    wish: Wish,
-    /// `None`: it may read everything.
-    rights: Option<Arc<Rights>>,
-}
-
-/// What [`State::choose`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Choice {
-    /// This member.
-    Member(usize, Readiness),
-    /// There are only sessions without a connection, which do not keep QoS 0.
-    Offline,
-    /// No member may read it.
-    Denied,
-    /// There is no member.
-    Nobody,
-}
-
 /// Makes `member` one of the group of `share`, which is made if it is not there. When this returns, the group reads the
 /// bus.
 fn join(shared: &Arc<Shared>, share: &ShareFilter, member: Member) -> Result<Arc<Group>, TooManyGroups> {
@@ -180,228 +124,9 @@ impl Groups {
     }
 }
 
-impl Group {
-    fn new(bus: &Bus, store: Store, share: ShareFilter) -> Group {
-        Group {
-            text: share.text(),
-            share,
-            store,
-            filer: bus.filer(),
-            state: Mutex::default(),
-            changed: Notify::new(),
-            ended: CancellationToken::new(),
-        }
-    }
-
-    /// As a client writes it.
-    pub fn text(&self) -> &Arc<str> {
-        &self.text
-    }
-
-    /// From now on publishers wait until its messages are filed, for there is a member on disk, or will be one in a
-    /// moment.
-    fn be_durable(&self) {
-        let _state = self.state.lock();
-        self.filer.set_lanes(LaneSet::of(&self.share.filter));
-    }
-
-    /// A member may have gone from the disk. When this returns, no message is on its way to it in the store.
-    fn be_durable_if_needed(&self) {
-        let state = self.state.lock();
-        if state.members.iter().all(|member| member.mailbox.session().is_none()) {
-            self.filer.set_lanes(LaneSet::EMPTY);
-        }
-    }
-
-    /// Adds a member, or replaces what it wanted.
-    fn enter(&self, member: Member) {
-        if member.mailbox.session().is_some() {
-            self.be_durable();
-        }
-        let mut state = self.state.lock();
-        match state.members.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, &member.mailbox)) {
-            Some(known) => *known = member,
-            None => state.members.push(member),
-        }
-        self.changed.notify_one();
-    }
-
-    /// Changes what a member may read.
-    fn set_rights(&self, mailbox: &Arc<Mailbox<Outgoing>>, rights: &Option<Arc<Rights>>) {
-        let mut state = self.state.lock();
-        if let Some(member) = state.members.iter_mut().find(|known| Arc::ptr_eq(&known.mailbox, mailbox)) {
-            member.rights.clone_from(rights);
-        }
-        self.changed.notify_one();
-    }
-
-    /// Removes a member; says whether it was the last one.
-    fn exit(&self, mailbox: &Arc<Mailbox<Outgoing>>) -> bool {
-        let mut state = self.state.lock();
-        if let Some(index) = state.members.iter().position(|known| Arc::ptr_eq(&known.mailbox, mailbox)) {
-            state.members.remove(index);
-            state.next -= usize::from(index < state.next);
-        }
-        self.changed.notify_one();
-        let is_last = state.members.is_empty();
-        drop(state);
-        self.be_durable_if_needed();
-        is_last
-    }
-
-    /// Gives what comes from the bus to the members. While all of them are full it waits, if they are quick ones.
-    async fn distribute(self: &Arc<Self>, stats: &BrokerStats, mut reader: Reader) {
-        let mut batch = VecDeque::new();
-        let (mut pace, mut given) = (Pace::default(), 0);
-        while reader.recv(&mut batch).await.is_ok() {
-            let mut filing = self.filer.batch();
-            for message in batch.drain(..) {
-                if !self.share.filter.matches(message.topic()) {
-                    filing.filed(&message);
-                    continue;
-                }
-                consume_budget().await;
-                let mut offered = self.offer(stats, &message);
-                while !offered && pace.hold(Instant::now(), true, given) {
-                    filing.tell();
-                    let deadline = pace.deadline().unwrap_or_else(Instant::now);
-                    tokio::select! {
-                        () = self.changed.notified() => {}
-                        () = sleep_until(deadline.into()) => {}
-                    }
-                    offered = self.offer(stats, &message);
-                }
-                if offered {
-                    given += 1;
-                } else {
-                    self.give(stats, message.clone());
-                }
-                filing.filed(&message);
-            }
-        }
-    }
-
-    /// Gives `message` to a member, unless all that are connected are full.
-    fn offer(self: &Arc<Self>, stats: &BrokerStats, message: &Message) -> bool {
-        let mut state = self.state.lock();
-        let choice = state.choose(message.topic(), message.qos());
-        let full = matches!(choice, Choice::Member(_, Readiness::Full));
-        if !full {
-            self.hand_over(&mut state, stats, message.clone(), choice);
-        }
-        !full
-    }
-
-    /// Gives `message` to a member, where the policy of its queue decides what goes if it is full.
-    fn give(self: &Arc<Self>, stats: &BrokerStats, message: Message) {
-        let mut state = self.state.lock();
-        let choice = state.choose(message.topic(), message.qos());
-        self.hand_over(&mut state, stats, message, choice);
-    }
-
-    fn hand_over(self: &Arc<Self>, state: &mut State, stats: &BrokerStats, message: Message, choice: Choice) {
-        let (reason, dropped) = match choice {
-            Choice::Member(index, _) => {
-                state.next = index + 1;
-                let Member { mailbox, wish, .. } = &state.members[index];
-                let (size, session) = (message.size(), mailbox.session());
-                let mut outgoing = Outgoing {
-                    qos: wish.qos.min(message.qos()),
-                    retain: wish.retain_as_published && message.retain(),
-                    ids: wish.id.into_iter().collect(),
-                    group: Some(self.clone()),
-                    row: None,
-                    is_filed: false,
-                    message,
-                };
-                if let Some(session) = session.filter(|_| outgoing.qos > Qos::AtMostOnce) {
-                    self.enqueue(session, &mut outgoing);
-                }
-                let given_up = |outgoing: Outgoing| self.dequeue(session, outgoing.row);
-                (DropReason::QueueFull, mailbox.push(outgoing, size, given_up))
-            }
-            Choice::Offline => (DropReason::Offline, 1),
-            // As with a subscription of one client's own, that is no loss.
-            Choice::Denied => (DropReason::Denied, 0),
-            Choice::Nobody => (DropReason::Stopped, 1),
-        };
-        stats.dropped.add(reason, dropped);
-        if let Some(messages) = state.drop_log.events(Instant::now(), dropped) {
-            let (name, filter) = (&*self.share.name, self.share.filter.as_str());
-            let reason = reason.as_str();
-            tracing::warn!(name, filter, reason, messages, "messages for a shared subscription were dropped");
-        }
-    }
-}
-
-impl Group {
-    /// `outgoing` waits for a member on disk.
-    fn enqueue(&self, session: SessionId, outgoing: &mut Outgoing) {
-        let row = self.store.next_row();
-        (outgoing.row, outgoing.is_filed) = (Some(row), true);
-        let hold = self.filer.hold(&outgoing.message);
-        self.store.submit(Change::Enqueue { session, row, outgoing: StoredMessage::from(&*outgoing), hold });
-    }
-
-    /// A message is not for this member any more.
-    fn dequeue(&self, session: Option<SessionId>, row: Option<RowId>) {
-        if let (Some(session), Some(row)) = (session, row) {
-            self.store.submit(Change::Dequeue { session, row });
-        }
-    }
-}
-
-impl State {
-    /// The next one in turn that is free; if nobody is, the readiest, and of the equally ready who has least.
-    fn choose(&self, topic: &str, qos: Qos) -> Choice {
-        let count = self.members.len();
-        let (mut best, mut denied) = (None, 0);
-        for index in (self.next..count).chain(0..self.next.min(count)) {
-            let Member { mailbox, wish, rights } = &self.members[index];
-            if rights.as_ref().is_some_and(|rights| !rights.may_read(topic)) {
-                denied += 1;
-                continue;
-            }
-            let (readiness, load) = mailbox.readiness();
-            if readiness == Readiness::Free {
-                return Choice::Member(index, readiness);
-            }
-            let kept = readiness != Readiness::Offline || qos.min(wish.qos) > Qos::AtMostOnce;
-            if kept && best.is_none_or(|(least, _)| (readiness, load) > least) {
-                best = Some(((readiness, load), index));
-            }
-        }
-        match best {
-            Some(((readiness, _), index)) => Choice::Member(index, readiness),
-            None if count == 0 => Choice::Nobody,
-            None if denied == count => Choice::Denied,
-            None => Choice::Offline,
-        }
-    }
-}
-
-impl fmt::Debug for Group {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group").field("share", &self.share).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::acl::Acl;
-    use crate::broker::bus::BusSettings;
-    use crate::broker::queue::QueueLimits;
-    use crate::config::QueueFull;
-
-    fn member(qos: Qos, connected: bool) -> Member {
-        let mailbox = Mailbox::new(
-            QueueLimits { messages: 10, bytes: 1000, full: QueueFull::DropOldest },
-            BrokerStats::default().queued.part(),
-        );
-        mailbox.set_connected(connected);
-        Member { mailbox: Arc::new(mailbox), wish: Wish { qos, retain_as_published: false, id: None }, rights: None }
-    }
 
     #[test]
     fn a_share_has_a_name_and_a_filter() {
@@ -413,48 +138,5 @@ mod tests {
             assert_eq!(ShareFilter::parse(text), Some(Err(ShareError)), "{text}");
         }
         assert_eq!([ShareFilter::parse("$share"), ShareFilter::parse("a/$share/b/c")], [None, None]);
-    }
-
-    #[test]
-    fn who_is_offline_gets_only_what_nobody_else_can_take() {
-        let mut state = State::default();
-        assert_eq!(state.choose("t", Qos::AtLeastOnce), Choice::Nobody);
-        state.members.push(member(Qos::AtMostOnce, false));
-        assert_eq!(state.choose("t", Qos::AtLeastOnce), Choice::Offline);
-        state.members.push(member(Qos::AtLeastOnce, false));
-        assert_eq!(state.choose("t", Qos::AtMostOnce), Choice::Offline);
-        assert_eq!(state.choose("t", Qos::AtLeastOnce), Choice::Member(1, Readiness::Offline));
-        state.members.push(member(Qos::AtMostOnce, true));
-        assert_eq!(state.choose("t", Qos::AtLeastOnce), Choice::Member(2, Readiness::Free));
-    }
-
-    #[test]
-    fn who_may_not_read_a_topic_is_passed_over() {
-        let rights = |text| Some(Arc::new(Acl::parse(text).unwrap().rights("c", None)));
-        let mut state = State::default();
-        state.members.push(Member { rights: rights("topic read a/#"), ..member(Qos::AtLeastOnce, true) });
-        state.members.push(Member { rights: rights("topic read b/#"), ..member(Qos::AtLeastOnce, true) });
-        assert_eq!(state.choose("b/x", Qos::AtLeastOnce), Choice::Member(1, Readiness::Free));
-        assert_eq!(state.choose("a/x", Qos::AtLeastOnce), Choice::Member(0, Readiness::Free));
-        assert_eq!(state.choose("c/x", Qos::AtLeastOnce), Choice::Denied);
-    }
-
-    #[test]
-    fn turns_go_round_and_pass_over_who_left() {
-        let share = ShareFilter::parse("$share/g/a").unwrap().unwrap();
-        let bus = Bus::start(BusSettings { max_retained: 1, direct_readers: 1 }).unwrap();
-        let group = Group::new(&bus, Store::off(), share);
-        let members: Vec<_> = (0..3).map(|_| member(Qos::AtLeastOnce, true)).collect();
-        members.iter().for_each(|member| group.enter(member.clone()));
-        let turn = || {
-            let mut state = group.state.lock();
-            let Choice::Member(index, Readiness::Free) = state.choose("t", Qos::AtMostOnce) else { panic!() };
-            state.next = index + 1;
-            members.iter().position(|member| Arc::ptr_eq(&member.mailbox, &state.members[index].mailbox))
-        };
-        assert_eq!([0; 4].map(|_| turn()), [Some(0), Some(1), Some(2), Some(0)]);
-        assert!(!group.exit(&members[0].mailbox));
-        assert_eq!([0; 3].map(|_| turn()), [Some(1), Some(2), Some(1)]);
-        assert!(!group.exit(&members[2].mailbox) && group.exit(&members[1].mailbox));
     }
 }

@@ -3,8 +3,10 @@
 //! [`BrokerStats`] is written to while the broker works; [`Figures`](super::figures::Figures) is what it says at one
 //! moment.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::Notify;
 
 use crate::stats::{Counter, Drops};
 
@@ -66,13 +68,15 @@ pub struct QueuedGauge {
 }
 
 /// How many of something there are now.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Gauge(Arc<Level>);
 
 #[derive(Debug, Default)]
 struct Level {
     now: AtomicUsize,
     most: AtomicUsize,
+    /// Whom to tell of changes.
+    news: OnceLock<Arc<Notify>>,
 }
 
 /// One holder's part of a [`Gauge`], until it is dropped.
@@ -102,6 +106,11 @@ impl Gauge {
         Counted { level: self.0.clone(), part: 0 }
     }
 
+    /// Notifies `news` of each change from now on. Only the first call counts.
+    pub fn tell(&self, news: Arc<Notify>) {
+        let _ = self.0.news.set(news);
+    }
+
     /// The number now.
     pub fn get(&self) -> usize {
         self.0.now.load(Ordering::Relaxed)
@@ -122,8 +131,13 @@ impl Counted {
             self.level.most.fetch_max(now, Ordering::Relaxed);
         } else if part < self.part {
             self.level.now.fetch_sub(self.part - part, Ordering::Relaxed);
+        } else {
+            return;
         }
         self.part = part;
+        if let Some(news) = self.level.news.get() {
+            news.notify_one();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -155,10 +156,10 @@ subscribe = "{LIGHT}"
 }
 
 /// On `port`; without one on [`PORT`], or on any that is free.
-async fn start(port: Option<u16>, config: impl Fn(u16) -> anyhow::Result<Config>) -> anyhow::Result<Gateway> {
-    match Gateway::start(config(port.unwrap_or(PORT))?).await {
+async fn start(port: Option<u16>, config: impl Fn(u16) -> anyhow::Result<Config>) -> anyhow::Result<Arc<Gateway>> {
+    match Gateway::start(config(port.unwrap_or(PORT))?, None).await {
         Err(StartError::Broker(broker::StartError::InUse { .. })) if port.is_none() => {
-            Ok(Gateway::start(config(0)?).await?)
+            Ok(Gateway::start(config(0)?, None).await?)
         }
         started => Ok(started?),
     }
@@ -176,7 +177,7 @@ async fn both_online(messages: &mut Subscriber) {
 
 struct Stage {
     screen: Screen,
-    gateway: Gateway,
+    gateway: Arc<Gateway>,
     messages: Subscriber,
     seen: mpsc::Receiver<Sighting>,
 }
@@ -217,7 +218,7 @@ impl Stage {
 
     /// Prints what is still on its way, stops the gateway and sums up. When nobody looks on, only stops.
     async fn end(mut self, looked_at: bool, said: u64) -> io::Result<()> {
-        let devices = self.gateway.devices().to_vec();
+        let devices = self.gateway.devices();
         let published = || devices.iter().find(|device| device.name() == "board").map(|board| board.stats_json());
         let mut printed = Ok(());
         while let Some(sighting) = self.seen.recv().await.filter(|_| looked_at) {

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use tokio::task::JoinSet;
 
 use super::exit;
-use crate::broker;
 use crate::config::Config;
 use crate::gateway::signals::{Request, Signals};
-use crate::gateway::{Gateway, StartError};
+use crate::gateway::{Gateway, panics};
 
 /// Run the gateway until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
@@ -19,8 +19,8 @@ Examples:
   gatepost run -c gatepost.toml
   GATEPOST_LOG=debug gatepost run -c gatepost.toml
 
-Signals: SIGTERM and SIGINT stop it in order, SIGHUP makes it read password_file and acl_file again, SIGUSR1 writes the
-counters to the log.
+Signals: SIGTERM and SIGINT stop it in order, SIGHUP applies the configuration as it is now (a wrong
+one changes nothing), SIGUSR1 writes the counters to the log.
 Exit codes: 0 stopped, 70 internal failure, 71 a listener cannot bind, 78 the configuration is wrong.")]
 pub struct Args {
     /// The configuration file [default: /etc/gatepost/gatepost.toml if it exists]
@@ -38,6 +38,7 @@ pub fn run(args: Args) -> ExitCode {
         eprintln!("error: the log could not be opened: {error}");
         return ExitCode::from(exit::SOFTWARE);
     }
+    panics::install();
     // One thread: a gateway is seldom busy, and a message that changes threads on its way waits for each to wake.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -46,7 +47,7 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::from(exit::SOFTWARE);
         }
     };
-    let code = match runtime.block_on(serve(config)) {
+    let code = match runtime.block_on(serve(config, args.config)) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -58,31 +59,30 @@ pub fn run(args: Args) -> ExitCode {
     ExitCode::from(code)
 }
 
-async fn serve(config: Config) -> anyhow::Result<u8> {
+async fn serve(config: Config, file: Option<PathBuf>) -> anyhow::Result<u8> {
     let mut signals = Signals::new().context("signals could not be taken over")?;
-    let gateway = match Gateway::start(config).await {
+    let gateway = match Gateway::start(config, file).await {
         Ok(gateway) => gateway,
-        Err(error @ (StartError::Topic(_) | StartError::Broker(broker::StartError::Access(_)))) => {
+        Err(error) => {
             tracing::error!("{error}");
-            return Ok(exit::CONFIG);
-        }
-        Err(StartError::Broker(error @ broker::StartError::Tls { .. })) => {
-            tracing::error!("{error}");
-            return Ok(exit::CONFIG);
-        }
-        Err(StartError::Broker(error)) => {
-            tracing::error!("{error}");
-            return Ok(exit::OS_ERROR);
+            return Ok(if error.is_config() { exit::CONFIG } else { exit::OS_ERROR });
         }
     };
     tracing::info!(devices = gateway.devices().len(), version = env!("CARGO_PKG_VERSION"), "gatepost is ready");
+    let mut reloads = JoinSet::new();
     loop {
         tokio::select! {
             request = signals.next() => match request {
                 Request::Stop => break,
-                Request::Reload => gateway.reload().await,
+                // One that waits will read the file as it is then.
+                Request::Reload if reloads.len() > 1 => {}
+                Request::Reload => {
+                    let gateway = gateway.clone();
+                    reloads.spawn(async move { drop(gateway.reload().await) });
+                }
                 Request::LogStats => gateway.log_stats(),
             },
+            Some(_) = reloads.join_next() => {}
             () = gateway.failed() => {
                 tracing::error!("the broker's router has died; ending so that the service manager starts afresh");
                 return Ok(exit::SOFTWARE);

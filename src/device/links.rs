@@ -14,6 +14,8 @@ use crate::stats::{DropReason, Drops};
 /// Where the commands of a device go.
 #[derive(Debug)]
 pub struct Links {
+    limits: Mutex<config::CommandQueue>,
+    drop_echo: bool,
     /// The one link of a port or a TCP client; for a server it stays empty.
     single: Outbox,
     /// The connections of a TCP server by their `{peer}`; `None` where there is one link only.
@@ -24,7 +26,13 @@ impl Links {
     /// No link is up yet.
     pub fn new(config: &config::Device) -> Links {
         let is_server = matches!(config.transport, Transport::TcpServer(_));
-        Links { single: Outbox::new(config), peers: is_server.then(Mutex::default) }
+        let (limits, drop_echo) = (config.queue, config.drop_echo);
+        Links {
+            limits: Mutex::new(limits),
+            drop_echo,
+            single: Outbox::new(limits, drop_echo),
+            peers: is_server.then(Mutex::default),
+        }
     }
 
     /// The one link of a port or a TCP client.
@@ -32,18 +40,26 @@ impl Links {
         &self.single
     }
 
-    /// A peer has connected.
-    pub fn add_peer(&self, peer: String, outbox: Arc<Outbox>) {
-        if let Some(peers) = &self.peers {
-            peers.lock().insert(peer, outbox);
+    /// Other bounds for the queues of all links, from now on; what is too much goes.
+    pub fn set_limits(&self, limits: config::CommandQueue, drops: &Drops) {
+        *self.limits.lock() = limits;
+        self.single.set_limits(limits, drops);
+        for outbox in self.of_peers() {
+            outbox.set_limits(limits, drops);
         }
     }
 
-    /// A peer has gone.
-    pub fn remove_peer(&self, peer: &str) {
+    /// A peer has connected, until what is returned is dropped.
+    pub fn add_peer(&self, name: String) -> PeerLink<'_> {
+        let outbox = Arc::new(Outbox::new(*self.limits.lock(), self.drop_echo));
         if let Some(peers) = &self.peers {
-            peers.lock().remove(peer);
+            peers.lock().insert(name.clone(), outbox.clone());
         }
+        PeerLink { links: self, name, outbox }
+    }
+
+    fn of_peers(&self) -> Vec<Arc<Outbox>> {
+        self.peers.iter().flat_map(|peers| peers.lock().values().cloned().collect::<Vec<_>>()).collect()
     }
 
     /// Queues `command` for the link or links it is meant for; `device` counts what is dropped.
@@ -72,8 +88,25 @@ impl Links {
     /// Drops all that waits, as [`DropReason::Stopped`].
     pub fn clear(&self, drops: &Drops) {
         self.single.clear(DropReason::Stopped, drops);
-        for outbox in self.peers.iter().flat_map(|peers| peers.lock().values().cloned().collect::<Vec<_>>()) {
+        for outbox in self.of_peers() {
             outbox.clear(DropReason::Stopped, drops);
+        }
+    }
+}
+
+/// The link of one peer of a TCP server.
+#[derive(Debug)]
+pub struct PeerLink<'a> {
+    links: &'a Links,
+    name: String,
+    /// Its commands.
+    pub outbox: Arc<Outbox>,
+}
+
+impl Drop for PeerLink<'_> {
+    fn drop(&mut self) {
+        if let Some(peers) = &self.links.peers {
+            peers.lock().remove(&self.name);
         }
     }
 }

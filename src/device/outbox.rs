@@ -23,12 +23,17 @@ pub struct Outbox {
 
 impl Outbox {
     /// An empty one of a link that is offline.
-    pub fn new(config: &config::Device) -> Outbox {
+    pub fn new(limits: config::CommandQueue, drop_echo: bool) -> Outbox {
         Outbox {
-            queue: Mutex::new(CommandQueue::new(config.queue)),
+            queue: Mutex::new(CommandQueue::new(limits)),
             filled: Notify::new(),
-            written: config.drop_echo.then(Mutex::default),
+            written: drop_echo.then(Mutex::default),
         }
+    }
+
+    /// Other bounds from now on.
+    pub fn set_limits(&self, limits: config::CommandQueue, drops: &Drops) {
+        self.queue.lock().set_limits(limits, drops);
     }
 
     /// Queues `command`; what is dropped for it is counted.
@@ -89,9 +94,7 @@ mod tests {
     use crate::device::rules::Target;
 
     fn outbox() -> Outbox {
-        let text = "[device.d]\ntcp = { connect = \"localhost:1\" }\npublish = \"a\"\necho = \"drop\"\n";
-        let config = config::parse(text, "test.toml", ".".as_ref()).unwrap();
-        Outbox::new(&config.config.devices["d"])
+        Outbox::new(config::CommandQueue { max: 1000, keep_while_offline: false }, true)
     }
 
     fn command(frame: &'static str) -> Command {

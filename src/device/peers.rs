@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::outbox::Outbox;
+use super::Device;
 use super::rules::peer_name;
 use super::session::{self, End};
-use super::{Backoff, Device};
 use crate::config::TcpServer;
 use crate::stats::DropReason;
 use crate::transport::Stream;
@@ -17,7 +16,7 @@ use crate::transport::tcp_server::{self, Listener};
 
 /// Listens, and serves peers, until the gateway stops.
 pub async fn serve(device: &Arc<Device>, server: &TcpServer) {
-    let mut backoff = Backoff::new(device.config.reconnect.min, device.config.reconnect.max);
+    let mut backoff = device.backoff();
     while !device.stop.drain.is_cancelled() {
         match tcp_server::bind(server).await {
             Ok(listener) => {
@@ -49,6 +48,7 @@ async fn accept(device: &Arc<Device>, server: &TcpServer, listener: Listener) {
             }
             Some(ended) = sessions.join_next() => {
                 if let Err(error) = ended {
+                    device.state.stats.panics.increment();
                     tracing::error!(device = device.name(), %error, "the task of a connection panicked");
                 }
             }
@@ -60,17 +60,16 @@ async fn accept(device: &Arc<Device>, server: &TcpServer, listener: Listener) {
 }
 
 async fn serve_peer(device: Arc<Device>, idle: Option<Duration>, mut stream: Stream, peer: SocketAddr) {
-    let name = peer_name(peer);
-    let outbox = Arc::new(Outbox::new(&device.config));
     let drops = &device.state.stats.dropped;
+    let link = device.links.add_peer(peer_name(peer));
+    let outbox = link.outbox.clone();
     outbox.set_online(true, drops);
-    device.links.add_peer(name.clone(), outbox.clone());
     tracing::info!(device = device.name(), %peer, "connected");
     let end = match session::prepare(&mut stream, &device).await {
         Ok(()) => session::run(stream, Some(peer), idle, &device, &outbox).await,
         Err(end) => end,
     };
-    device.links.remove_peer(&name);
+    drop(link);
     let reason = if matches!(end, End::Stopped) { DropReason::Stopped } else { DropReason::Offline };
     outbox.clear(reason, drops);
     tracing::info!(device = device.name(), %peer, reason = %end, "disconnected");

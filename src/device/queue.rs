@@ -38,6 +38,15 @@ impl CommandQueue {
         CommandQueue { waiting: VecDeque::new(), bytes: 0, limits, online: false }
     }
 
+    /// Other bounds from now on; what is too much goes.
+    pub fn set_limits(&mut self, limits: config::CommandQueue, drops: &Drops) {
+        self.limits = limits;
+        if !self.online {
+            self.set_online(false, drops);
+        }
+        self.shrink(drops);
+    }
+
     /// Adds a command; its target has done its work by now.
     pub fn push(&mut self, now: Instant, command: Command, drops: &Drops) {
         if !self.online && !self.limits.keep_while_offline {
@@ -47,6 +56,10 @@ impl CommandQueue {
         let expires = command.max_age.and_then(|age| now.checked_add(age));
         self.bytes += command.frame.len();
         self.waiting.push_back(Waiting { frame: command.frame, expires });
+        self.shrink(drops);
+    }
+
+    fn shrink(&mut self, drops: &Drops) {
         while self.waiting.len() > self.limits.max || self.bytes > MAX_BYTES {
             self.take();
             drops.count(DropReason::QueueFull);

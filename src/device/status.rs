@@ -10,7 +10,7 @@ use crate::stats::DeviceStats;
 use crate::topic::{TopicError, TopicName};
 
 /// `…/device/<name>/status` and `/stats`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusTopics {
     /// Retained `online` or `offline`.
     pub status: TopicName,
@@ -95,6 +95,7 @@ impl DeviceState {
             "dropped": dropped,
             "reconnects": stats.reconnects.get(),
             "refused_peers": stats.refused_peers.get(),
+            "panics": stats.panics.get(),
             "last_error": link.last_error,
             "up_since": link.up_since.map(|at| rfc3339(at).to_string()),
         })

@@ -10,6 +10,7 @@ use tokio::time::sleep_until;
 use super::rules::{Now, Outcome, Publication, PublishRules};
 use super::{Device, Pending};
 use crate::broker::local::Publish;
+use crate::config;
 use crate::stats::DropReason;
 
 /// The publish rules of a device, shared by its links and by the task that publishes what `min_interval` held back.
@@ -34,10 +35,17 @@ impl Uplink {
         Uplink { rules: Mutex::new(Rules { rules, outcomes: Vec::new() }), held_back: Notify::new() }
     }
 
+    /// Goes by the publish rules of `config` from now on. What `on_change` and `min_interval` remember stays.
+    pub async fn change(&self, config: &config::Device, gateway_name: &str) {
+        self.rules.lock().await.rules.change(config, gateway_name);
+    }
+
     /// Publishes what the rules make of `frame`; waits while the broker has no room.
     pub async fn take(&self, device: &Device, frame: &Bytes, peer: Option<SocketAddr>) {
         let mut guard = self.rules.lock().await;
         let Rules { rules, outcomes } = &mut *guard;
+        #[cfg(any(test, feature = "testing"))]
+        misbehave(frame);
         rules.apply(frame, peer, Now::read(), outcomes);
         publish(device, outcomes).await;
         if rules.next_due().is_some() {
@@ -73,6 +81,18 @@ impl Uplink {
 
     async fn next_due(&self) -> Option<Instant> {
         self.rules.lock().await.rules.next_due()
+    }
+}
+
+/// Frames with which a test makes a device panic, or block the runtime.
+#[cfg(any(test, feature = "testing"))]
+fn misbehave(frame: &[u8]) {
+    match frame {
+        b"gatepost-test-panic" => panic!("the test asked for it"),
+        b"gatepost-test-hang" => loop {
+            std::thread::park();
+        },
+        _ => {}
     }
 }
 

@@ -231,7 +231,7 @@ async fn who_is_gone_from_the_file_is_disconnected() {
     let mut cid = Client::connect(&broker, &Connect::v5("c").user("cid", "test")).await;
     let mut nobody = Client::connect(&broker, &Connect::v5("n")).await;
     files.write(&format!("bob:{OTHER}\ncid:{TEST}\n"), "topic #\n");
-    broker.reload_files().await;
+    broker.reload(&with_acl(&files)).await.unwrap();
     ann.expect_end(0x87).await;
     bob.expect_end(0x87).await;
     cid.ping().await;
@@ -239,7 +239,7 @@ async fn who_is_gone_from_the_file_is_disconnected() {
     assert_eq!(refusal(&broker, Connect::v5("a").user("ann", "test")).await, 0x87);
     // The session is still there when the user is.
     files.write(&format!("ann:{TEST}\n"), "topic #\n");
-    broker.reload_files().await;
+    broker.reload(&with_acl(&files)).await.unwrap();
     let (_ann, present) = Client::connect_as(&broker, &Connect::v5("a").user("ann", "test").kept()).await;
     assert!(present);
 }
@@ -253,17 +253,40 @@ async fn a_file_that_is_wrong_changes_nothing() {
     let bob = Connect::v5("b").user("bob", "test");
     // The ACL is right in the first and the users in the second.
     for (users, acl) in [("bob:plain\n", "user ann\ntopic read b\n"), (&format!("{users}bob:{TEST}\n"), "topick b\n")] {
-        assert_eq!(refusal(&broker, bob.clone()).await, 0x87);
         files.write(users, acl);
-        broker.reload_files().await;
+        assert!(broker.reload(&with_acl(&files)).await.unwrap_err().is_config());
         ann.ping().await;
-        assert_eq!((ann.subscribe(1, "a", 0).await, ann.subscribe(1, "b", 0).await), (0x87, 0));
+        assert_eq!((ann.subscribe(1, "a", 0).await, ann.subscribe(1, "b", 0).await), (0, 0x87));
+        assert_eq!(refusal(&broker, bob.clone()).await, 0x87);
     }
-    assert_eq!(refusal(&broker, bob.clone()).await, 0);
     std::fs::remove_file(&files.passwords).unwrap();
-    broker.reload_files().await;
-    assert_eq!(refusal(&broker, bob).await, 0);
+    assert!(broker.reload(&with_acl(&files)).await.is_err());
     ann.ping().await;
+}
+
+#[tokio::test]
+async fn files_come_and_go_and_only_those_are_gone_who_would_not_be_let_in() {
+    let files = Files::new(&format!("ann:{TEST}\n"), "topic #\n");
+    let open = with_passwords(&files.passwords, true);
+    let [without, closed] = [true, false].map(|allow_anonymous| {
+        let listeners = vec![config::Listener { allow_anonymous, ..listener("127.0.0.1:0") }];
+        let password_file = (!allow_anonymous).then(|| files.passwords.clone());
+        config::Broker { listeners, password_file, ..settings() }
+    });
+    let broker = start(without.clone()).await;
+    let mut claimed = Client::connect(&broker, &Connect::v5("c").user("ann", "anything")).await;
+    let mut nobody = Client::connect(&broker, &Connect::v5("n")).await;
+    broker.reload(&open).await.unwrap();
+    claimed.expect_end(0x87).await;
+    nobody.ping().await;
+    let mut ann = Client::connect(&broker, &Connect::v5("a").user("ann", "test")).await;
+    broker.reload(&closed).await.unwrap();
+    nobody.expect_end(0x87).await;
+    ann.ping().await;
+    assert_eq!(refusal(&broker, Connect::v5("n")).await, 0x87);
+    broker.reload(&without).await.unwrap();
+    ann.ping().await;
+    Client::connect(&broker, &Connect::v5("n")).await.ping().await;
 }
 
 #[tokio::test]
@@ -279,7 +302,7 @@ async fn what_may_not_be_read_any_more_does_not_come() {
     helper.publish_acked("one", b"1").await;
     helper.publish_acked("two", b"2").await;
     files.write(&users, "user ann\ntopic one\n");
-    broker.reload_files().await;
+    broker.reload(&with_acl(&files)).await.unwrap();
     helper.publish_acked("two", b"3").await;
     let (mut ann, present) = Client::connect_as(&broker, &connect).await;
     assert!(present);

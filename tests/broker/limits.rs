@@ -18,7 +18,7 @@ async fn stalled_handshakes_hold_up_nobody() {
     let websocket = config::Listener { websocket: true, ..listener("127.0.0.1:0") };
     let listeners = vec![tls_listener(server("localhost"), true), websocket];
     let broker = start(config::Broker { listeners, ..settings() }).await;
-    let [tls, websocket] = broker.local_addrs() else { panic!("{:?}", broker.local_addrs()) };
+    let [tls, websocket] = broker.local_addrs()[..] else { panic!("{:?}", broker.local_addrs()) };
     let mut stalled = Vec::new();
     for _ in 0..20 {
         for (address, bytes) in [(tls, HALF_HELLO), (websocket, b"GET /mqtt HTTP/1.1\r\nHost: x\r\n")] {
@@ -30,7 +30,7 @@ async fn stalled_handshakes_hold_up_nobody() {
     let start = Instant::now();
     let mut clients = Vec::new();
     for _ in 0..50 {
-        let mut client = Client::over(connect_tls(*tls, None).await.unwrap());
+        let mut client = Client::over(connect_tls(tls, None).await.unwrap());
         assert_eq!(client.start(&Connect::v5("")).await.1[1], 0);
         clients.push(client);
     }

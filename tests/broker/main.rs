@@ -9,6 +9,7 @@ mod flow;
 mod hostile;
 mod limits;
 mod mosquitto;
+mod reload;
 mod retained;
 mod rumqttc_clients;
 mod sessions;

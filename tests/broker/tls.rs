@@ -159,16 +159,15 @@ async fn a_new_certificate_is_for_new_connections() {
     old.start(&Connect::v3("old")).await;
     assert_eq!(first, certificate("localhost"));
 
-    let listener = |tls| [config::Listener { tls: Some(tls), ..configured.clone() }];
+    let with = |tls| {
+        let listeners = vec![config::Listener { tls: Some(tls), ..configured.clone() }];
+        config::Broker { listeners, ..settings() }
+    };
     let wrong = ServerTls { key: PrivateKey::File(file("client.key")), ..server("renewed") };
-    assert!(broker.reload_tls(&listener(wrong)).unwrap_err().to_string().contains("not the key"));
+    assert!(broker.reload(&with(wrong)).await.unwrap_err().to_string().contains("not the key"));
     assert_eq!(served().await.1, certificate("localhost"));
 
-    broker.reload_tls(&listener(server("renewed"))).unwrap();
+    broker.reload(&with(server("renewed"))).await.unwrap();
     assert_eq!(served().await.1, certificate("renewed"));
     assert_eq!(old.subscribe(1, "still/here", 0).await, 0);
-
-    // A listener that the new configuration has not keeps what it has.
-    broker.reload_tls(&[]).unwrap();
-    assert_eq!(served().await.1, certificate("renewed"));
 }

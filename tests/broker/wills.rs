@@ -88,7 +88,7 @@ async fn wills_are_published_when_the_gateway_stops() {
         .await
         .unwrap();
     let client = Client::connect(&broker, &with_will(Connect::v5("c").kept(), vec![0x18, 0, 0, 1, 0])).await;
-    let stopped = tokio::spawn(broker.stop(PATIENCE));
+    let stopped = tokio::spawn(async move { broker.stop(PATIENCE).await });
     let delivery = tokio::time::timeout(PATIENCE, watcher.recv()).await.unwrap().unwrap();
     assert_eq!(&delivery.payload[..], b"gone");
     drop(client);

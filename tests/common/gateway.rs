@@ -85,6 +85,22 @@ impl Gateway {
         Process::spawn(gatepost(&["run", "-c", file.to_str().unwrap()]))
     }
 
+    /// Writes another config, with the same listener on a free port.
+    pub fn write(&self, devices: &str) {
+        self.write_with(&format!("{LISTENER}{devices}"));
+    }
+
+    /// Writes another config that brings its own `[broker]`.
+    pub fn write_with(&self, config: &str) {
+        std::fs::write(self.dir.path().join("gatepost.toml"), format!("{HEAD}{config}")).unwrap();
+    }
+
+    /// SIGHUP; returns the line that says how it went.
+    pub fn reload(&mut self) -> String {
+        self.process.signal(Signal::HUP);
+        self.process.expect("reloaded:")
+    }
+
     /// The broker's port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port

@@ -35,11 +35,11 @@ struct Link {
 
 impl Link {
     /// Connects; `None` when the gateway is gone. Says whether there was a session.
-    async fn open(address: SocketAddr, id: &'static str) -> Option<(Link, bool)> {
+    async fn open(address: SocketAddr, connect: &Connect) -> Option<(Link, bool)> {
         let stream = TcpStream::connect(address).await.ok()?;
         stream.set_nodelay(true).ok()?;
         let (input, mut output) = stream.into_split();
-        output.write_all(&Connect::v3(id).kept().bytes()).await.ok()?;
+        output.write_all(&connect.bytes()).await.ok()?;
         let (sender, mut packets) = mpsc::channel(1000);
         tokio::spawn(read(input, sender));
         let Packet(first, body) = packets.recv().await?;
@@ -77,7 +77,7 @@ async fn read(mut input: OwnedReadHalf, packets: mpsc::Sender<Packet>) {
 
 /// A client with its own stored state.
 trait Peer: Send + 'static {
-    fn id(&self) -> &'static str;
+    fn connect(&self) -> Connect;
     /// A connection begins.
     async fn begin(&mut self, link: &mut Link, present: bool);
     /// A packet came.
@@ -91,7 +91,7 @@ async fn drive<P: Peer>(mut peer: P, address: SocketAddr, lengths: Vec<Duration>
     let forever = std::iter::once(Duration::from_secs(3600));
     for length in lengths.into_iter().chain(forever) {
         let until = Instant::now() + length;
-        let Some((mut link, present)) = Link::open(address, peer.id()).await else { return peer };
+        let Some((mut link, present)) = Link::open(address, &peer.connect()).await else { return peer };
         peer.begin(&mut link, present).await;
         loop {
             if !peer.go_on(&mut link).await {
@@ -154,8 +154,8 @@ async fn send_publish(link: &mut Link, sent: &Sent, dup: bool) {
 }
 
 impl Peer for Publisher {
-    fn id(&self) -> &'static str {
-        "publisher"
+    fn connect(&self) -> Connect {
+        Connect::v3("publisher").kept()
     }
 
     async fn begin(&mut self, link: &mut Link, present: bool) {
@@ -210,6 +210,11 @@ impl Subscriber {
         Subscriber { id, filter, qos, subscribed: false, received: HashSet::new(), came: Numbers::new() }
     }
 
+    /// Of the group, by MQTT 5.
+    fn is_member(&self) -> bool {
+        self.filter.starts_with("$share/")
+    }
+
     /// The numbers of `topic` are those that were acknowledged, and in order; `exactly`: no one twice.
     fn check(&self, topic: &str, acknowledged: &[u32], exactly: bool) {
         let came = self.came.get(topic).map_or(&[][..], Vec::as_slice);
@@ -226,14 +231,21 @@ impl Subscriber {
 }
 
 impl Peer for Subscriber {
-    fn id(&self) -> &'static str {
-        self.id
+    fn connect(&self) -> Connect {
+        if !self.is_member() {
+            return Connect::v3(self.id).kept();
+        }
+        // Few at once, so that others wait and move to the other member when this one goes.
+        let mut connect = Connect::v5(self.id).kept();
+        connect.properties.extend([0x21, 0, 3]);
+        connect
     }
 
     async fn begin(&mut self, link: &mut Link, present: bool) {
         assert!(present || !self.subscribed, "the session of {} is gone", self.id);
         if !self.subscribed {
-            link.send(&packet(0x82, &[&[0, 1][..], &string(self.filter), &[self.qos]].concat())).await;
+            let head = if self.is_member() { &[0, 1, 0][..] } else { &[0, 1] };
+            link.send(&packet(0x82, &[head, &string(self.filter), &[self.qos]].concat())).await;
         }
     }
 
@@ -244,6 +256,8 @@ impl Peer for Subscriber {
             let id = u16::from_be_bytes([id[0], id[1]]);
             let exactly_once = first & 6 == 4;
             if !exactly_once || self.received.insert(id) {
+                // No message has properties.
+                let payload = if self.is_member() { &payload[1..] } else { payload };
                 let number = std::str::from_utf8(payload).unwrap().parse().unwrap();
                 self.came.entry(String::from_utf8(topic.to_vec()).unwrap()).or_default().push(number);
             }
@@ -280,10 +294,12 @@ async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
         Subscriber::new("exact", "k/#", 2),
         Subscriber::new("least", "k/#", 1),
         Subscriber::new("late", "k/2/+", 2),
+        Subscriber::new("one of two", "$share/g/k/#", 2),
+        Subscriber::new("the other", "$share/g/k/#", 2),
     ];
     for subscriber in &mut subscribers {
         // From the first message on.
-        let (mut link, present) = Link::open(world.address(), subscriber.id).await.unwrap();
+        let (mut link, present) = Link::open(world.address(), &subscriber.connect()).await.unwrap();
         subscriber.begin(&mut link, present).await;
         let suback = link.packets.recv().await.unwrap();
         subscriber.take(&mut link, suback).await;
@@ -314,13 +330,32 @@ async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
     let total: usize = publisher.acknowledged.values().map(Vec::len).sum();
     println!("{kills} kills, {total} messages");
     assert!(total > kills * WINDOW, "{total} messages are no load");
+    let mut members = Vec::new();
     for one in reading {
         let subscriber = one.await.unwrap();
+        if subscriber.is_member() {
+            members.push(subscriber.came);
+            continue;
+        }
         for (topic, acknowledged) in &publisher.acknowledged {
             let exactly_once = topic.starts_with("k/2/");
             if exactly_once || subscriber.filter == "k/#" {
                 subscriber.check(topic, acknowledged, exactly_once && subscriber.qos == 2);
             }
         }
+    }
+    check_group(&members, &publisher.acknowledged);
+}
+
+/// The members together have got all that was acknowledged; QoS 2 exactly once.
+fn check_group(members: &[Numbers], acknowledged: &Numbers) {
+    for (topic, acknowledged) in acknowledged {
+        let came = members.iter().filter_map(|came| came.get(topic)).flatten();
+        let mut seen = HashSet::new();
+        for number in came {
+            assert!(seen.insert(number) || !topic.starts_with("k/2/"), "the group: {topic} {number} came twice");
+        }
+        let lost: Vec<_> = acknowledged.iter().filter(|number| !seen.contains(number)).collect();
+        assert!(lost.is_empty(), "the group: {topic} {lost:?} were lost, of {}", acknowledged.len());
     }
 }

@@ -7,6 +7,7 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 
+mod groups;
 mod kill;
 mod restart;
 mod trouble;

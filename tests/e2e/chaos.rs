@@ -2,7 +2,7 @@
 //! over and send garbage; and then a count of exactly what must be there.
 //!
 //! `GATEPOST_CHAOS_SEED` repeats the choices of a run (not the times at which they fall), `GATEPOST_CHAOS_SECONDS` makes
-//! it longer, `GATEPOST_CHAOS_KILLS=1` kills the broker now and then with SIGKILL.
+//! it longer.
 
 mod nuisance;
 mod peer;
@@ -451,5 +451,10 @@ fn check_prompt(waits: Waits, killed: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_clients_in_all_states_get_exactly_what_they_must() {
-    run(setting("GATEPOST_CHAOS_KILLS", 0) > 0).await;
+    run(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_clients_and_a_broker_that_is_killed_now_and_then() {
+    run(true).await;
 }

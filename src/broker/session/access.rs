@@ -3,17 +3,22 @@
 use std::time::Instant;
 
 use super::{Outgoing, Session};
-use crate::broker::packet::PacketError;
+use crate::broker::packet::{PacketError, Reason};
+use crate::broker::queue::QueueLimits;
 use crate::stats::DropReason;
 use crate::topic::TopicFilter;
 
 impl Session {
-    /// Takes over the rules in force: rights, and what of the waiting messages is left with them.
+    /// Takes over what is in force now: the bounds of the queue, rights, and what of the waiting messages is left with
+    /// them.
     ///
     /// # Errors
     /// The client would not be let in any more.
-    pub(super) fn apply_rules(&mut self) -> Result<(), PacketError> {
-        let rules = self.rules.borrow_and_update().clone();
+    pub(super) fn look(&mut self) -> Result<(), PacketError> {
+        let limits = QueueLimits::of(&self.shared.settings.read());
+        self.queue.set_limits(limits);
+        self.shares.set_limits(limits);
+        let rules = self.shared.auth.rules();
         self.rights = rules.rights(&self.client_id, &self.login);
         self.shares.set_rights(self.rights.clone());
         if let Some(rights) = &self.rights {
@@ -31,7 +36,12 @@ impl Session {
             let denied = queued + (left - self.backlog.len()) as u64;
             self.dropped(DropReason::Denied, denied, Instant::now());
         }
-        rules.allow(&self.login)
+        let Some(entrance) = &self.entrance else { return Ok(()) };
+        if entrance.closed.is_cancelled() {
+            let what = "its listener was removed, or speaks something else now";
+            return Err(PacketError { reason: Reason::ADMINISTRATIVE_ACTION, what });
+        }
+        rules.allow(&self.login, entrance.allow_anonymous())
     }
 
     /// Whether the client may be sent messages on `topic`.

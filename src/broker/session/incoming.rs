@@ -69,7 +69,7 @@ impl Session {
             if !wire.takes_packets() {
                 break;
             }
-            let Some(frame) = Frame::split(&mut wire.input, self.shared.settings.max_packet_size)? else { break };
+            let Some(frame) = Frame::split(&mut wire.input, self.settings.max_packet_size)? else { break };
             wire.liveness.heard(now);
             self.tally.packets_in += 1;
             match Packet::parse(wire.version, frame)? {
@@ -103,8 +103,7 @@ impl Session {
                 }
                 return Ok(());
             }
-            if wire.version == Version::V5 && self.received.len() >= usize::from(receive_maximum(&self.shared.settings))
-            {
+            if wire.version == Version::V5 && self.received.len() >= usize::from(receive_maximum(&self.settings)) {
                 let what = "more than Receive Maximum [MQTT-3.3.4-9]";
                 return Err(PacketError { reason: Reason::RECEIVE_MAXIMUM_EXCEEDED, what }.into());
             }
@@ -160,7 +159,7 @@ impl Session {
     }
 
     fn check_publish(&self, publish: &IncomingPublish) -> Result<(), PacketError> {
-        let settings = &self.shared.settings;
+        let settings = &self.settings;
         let refuse = |reason, what| Err(PacketError { reason, what });
         if publish.qos > settings.max_qos {
             return refuse(Reason::QOS_NOT_SUPPORTED, "a QoS above max_qos [MQTT-3.2.2-11]");
@@ -179,7 +178,7 @@ impl Session {
         if wire.session_expiry.is_zero() && seconds > 0 {
             return Err(PacketError::protocol("a session expiry interval in DISCONNECT after 0 in CONNECT"));
         }
-        wire.session_expiry = SessionExpiry::grant(seconds, self.shared.settings.session_expiry_limit);
+        wire.session_expiry = SessionExpiry::grant(seconds, self.settings.session_expiry_limit);
         Ok(())
     }
 
@@ -198,7 +197,7 @@ impl Session {
         }
         self.catch_up(wire, now);
         // Retained messages of earlier subscriptions wait for a client that does not read them.
-        let backlogged = self.backlog.len() > self.shared.settings.max_retained;
+        let backlogged = self.backlog.len() > self.settings.max_retained;
         let allowed: Vec<bool> = wanted.iter().map(|wanted| self.may_subscribe(wanted.filter())).collect();
         self.read_lanes(wanted.iter().zip(&allowed).fold(self.lanes, |lanes, wanted| match wanted {
             (Wanted::Own(filter), true) => lanes.union(LaneSet::of(filter)),
@@ -206,7 +205,7 @@ impl Session {
         }));
         let mut codes = Vec::with_capacity(wanted.len());
         for ((entry, wanted), allowed) in packet.entries.iter().zip(wanted).zip(allowed) {
-            let qos = entry.qos.min(self.shared.settings.max_qos);
+            let qos = entry.qos.min(self.settings.max_qos);
             let full = self.subscriptions.len() + self.shares.len() >= MAX_SUBSCRIPTIONS;
             codes.push(match wanted {
                 _ if !allowed => Reason::NOT_AUTHORIZED,

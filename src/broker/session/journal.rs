@@ -64,7 +64,8 @@ impl Journal {
         let exactly_once = outgoing.qos == Qos::ExactlyOnce;
         let urgency = if exactly_once { Urgency::Urgent } else { Urgency::Lazy };
         let ticket = self.store.submit(Change::Assign { session: self.session, row, packet_id, urgency });
-        let hold = if exactly_once { self.filer.hold(&outgoing.message) } else { None };
+        // Whoever has filed it: this session, or a group.
+        let hold = if exactly_once { HoldKey::of(&outgoing.message) } else { None };
         Some(Filed { row, ticket, hold })
     }
 
@@ -117,7 +118,10 @@ impl Session {
         } else if self.shared.store.is_on() {
             let id = self.shared.store.new_session();
             let record = SessionRecord { expiry, username: self.username(), ended_at: None };
-            self.journal = Some(Journal::new(self, id, record));
+            let journal = Journal::new(self, id, record);
+            // Before the groups file anything for it.
+            journal.open(&self.client_id);
+            self.journal = Some(journal);
             self.shares.set_session(Some(id));
             self.save();
         }
@@ -146,10 +150,19 @@ impl Session {
         journal.end()
     }
 
-    /// Gives all there is of the session to the store, which has nothing of it.
-    pub(super) fn save(&mut self) {
-        let Some(journal) = &self.journal else { return };
+    /// Gives all there is of the session to the store, which has lost what it had.
+    pub(super) fn save_anew(&mut self, number: u64) {
+        let Some(journal) = &mut self.journal else { return };
+        journal.synced = number;
         journal.open(&self.client_id);
+        self.queue.iter_mut().for_each(|outgoing| outgoing.is_filed = false);
+        self.shares.for_each_waiting(|outgoing| outgoing.is_filed = false);
+        self.save();
+    }
+
+    /// Gives to the store what it does not have of the session, which is open.
+    fn save(&mut self) {
+        let Some(journal) = &self.journal else { return };
         for (filter, subscription) in self.subscriptions.iter() {
             journal.subscribe(StoredSubscription {
                 filter: filter.as_str().into(),
@@ -171,14 +184,8 @@ impl Session {
                 None => *filed = Some(Filed { row, ticket: journal.release(row, id), hold: None }),
             }
         }
-        for outgoing in self.queue.iter_mut() {
-            outgoing.is_filed = false;
-            journal.enqueue(outgoing, false);
-        }
-        self.shares.for_each_waiting(|outgoing| {
-            outgoing.is_filed = false;
-            journal.enqueue(outgoing, false);
-        });
+        self.queue.iter_mut().for_each(|outgoing| journal.enqueue(outgoing, false));
+        self.shares.for_each_waiting(|outgoing| journal.enqueue(outgoing, false));
     }
 }
 

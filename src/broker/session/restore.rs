@@ -10,7 +10,7 @@ use crate::broker::admission::SessionExpiry;
 use crate::broker::auth::Login;
 use crate::broker::inflight::Unfinished;
 use crate::broker::lane::LaneSet;
-use crate::broker::share::{ShareFilter, Wish};
+use crate::broker::share::{Group, ShareFilter, Wish};
 use crate::broker::store::{Phase, RowId, SessionRecord, StoredMessage, StoredSession, StoredSubscription};
 use crate::broker::subscriptions::Subscription;
 use crate::topic::TopicFilter;
@@ -51,7 +51,8 @@ impl Session {
             match row.phase {
                 Phase::Queued(message) => session.put_back(row.row, message, now),
                 Phase::Sent(id, message) => {
-                    let (qos, outgoing) = (message.qos, outgoing(row.row, message));
+                    let (qos, group) = (message.qos, session.group(&message));
+                    let outgoing = Outgoing { group, ..outgoing(row.row, message) };
                     unfinished.push(Unfinished { id, row: row.row, message: Some((outgoing, qos)) });
                 }
                 Phase::Released(id) => unfinished.push(Unfinished { id, row: row.row, message: None }),
@@ -59,7 +60,7 @@ impl Session {
         }
         session.inflight.restore(unfinished);
         // The rules may have changed meanwhile. A kept session stays, whoever it belongs to.
-        let _ = session.apply_rules();
+        let _ = session.look();
         (session, expires)
     }
 
@@ -90,12 +91,18 @@ impl Session {
         self.read_lanes(lanes);
     }
 
-    /// A message that waited.
+    /// The group by which `message` came.
+    fn group(&self, message: &StoredMessage) -> Option<Arc<Group>> {
+        let share = message.share.as_deref().and_then(ShareFilter::parse)?.ok()?;
+        self.shares.group(&share).cloned()
+    }
+
+    /// A message that waited. If its group is not there any more it is this client's own.
     fn put_back(&mut self, row: RowId, message: StoredMessage, now: Instant) {
-        let share = message.share.as_deref().and_then(ShareFilter::parse).and_then(Result::ok);
+        let group = self.group(&message);
         let outgoing = outgoing(row, message);
-        match share {
-            Some(share) => self.shares.restore(&share, outgoing),
+        match group {
+            Some(group) => self.shares.restore(&group, outgoing),
             None => self.enqueue(outgoing, now),
         }
     }

@@ -54,6 +54,11 @@ impl<T> Mailbox<T> {
         Mailbox { state: Mutex::new(state), arrived: Notify::new() }
     }
 
+    /// Other bounds from the next message on.
+    pub fn set_limits(&self, limits: QueueLimits) {
+        self.state.lock().queue.set_limits(limits);
+    }
+
     /// How ready the session is, and among equals who has less.
     pub fn readiness(&self) -> (Readiness, Reverse<usize>) {
         let mut state = self.state.lock();

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::group::Member;
 use super::mailbox::Mailbox;
-use super::{Group, Member, ShareFilter, TooManyGroups, Wish};
+use super::{Group, ShareFilter, TooManyGroups, Wish};
 use crate::broker::Shared;
 use crate::broker::acl::Rights;
 use crate::broker::queue::QueueLimits;
@@ -54,6 +55,11 @@ impl Memberships {
         self.hand_on(self.mailbox.extract(|_| true, |_| 0));
     }
 
+    /// Other bounds for what waits here.
+    pub fn set_limits(&self, limits: QueueLimits) {
+        self.mailbox.set_limits(limits);
+    }
+
     /// Says what the session may read; `None`: everything.
     pub fn set_rights(&mut self, rights: Option<Arc<Rights>>) {
         if rights.is_none() && self.rights.is_none() {
@@ -101,20 +107,22 @@ impl Memberships {
         }
         self.mailbox.set_session(session);
         if session.is_none() {
-            self.mailbox.for_each(|outgoing| (outgoing.row, outgoing.is_filed) = (None, false));
             self.groups.values().for_each(|(group, _)| group.be_durable_if_needed());
+            self.mailbox.for_each(|outgoing| (outgoing.row, outgoing.is_filed) = (None, false));
         }
     }
 
+    /// The group of `share`, if the session is a member of it.
+    pub fn group(&self, share: &ShareFilter) -> Option<&Arc<Group>> {
+        self.groups.get(share).map(|(group, _)| group)
+    }
+
     /// Puts back what waited when the gateway ended.
-    pub fn restore(&self, share: &ShareFilter, mut outgoing: Outgoing) {
-        let session = self.mailbox.session();
-        if let Some((group, _)) = self.groups.get(share) {
-            let size = outgoing.message.size();
-            outgoing.group = Some(group.clone());
-            let dropped = self.mailbox.push(outgoing, size, |outgoing| group.dequeue(session, outgoing.row));
-            self.shared.stats.dropped.add(DropReason::QueueFull, dropped);
-        }
+    pub fn restore(&self, group: &Arc<Group>, mut outgoing: Outgoing) {
+        let (session, size) = (self.mailbox.session(), outgoing.message.size());
+        outgoing.group = Some(group.clone());
+        let dropped = self.mailbox.push(outgoing, size, |outgoing| group.dequeue(session, outgoing.row));
+        self.shared.stats.dropped.add(DropReason::QueueFull, dropped);
     }
 
     /// The filters, as the client wrote them, and what is wanted.
@@ -141,9 +149,7 @@ impl Memberships {
         let session = self.mailbox.session();
         for Outgoing { message, group, row, .. } in messages {
             if let Some(group) = group {
-                group.give(&self.shared.stats, message);
-                // Behind it: a crash between the two may repeat it, but not lose it.
-                group.dequeue(session, row);
+                group.hand_on(&self.shared.stats, message, session.zip(row));
             }
         }
     }

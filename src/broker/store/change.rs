@@ -92,6 +92,18 @@ pub enum Change {
         /// What it waits for.
         hold: Option<HoldKey>,
     },
+    /// A message that waits for one session waits for another instead, both or neither after a crash. If it is held, it
+    /// stays so, and the ticket is done at once.
+    Move {
+        /// Whose queue it was in, and where.
+        from: (SessionId, RowId),
+        /// Whose queue it is in now.
+        session: SessionId,
+        /// From [`Store::next_row`](super::Store::next_row).
+        row: RowId,
+        /// The message and how it is to be sent.
+        outgoing: StoredMessage,
+    },
     /// A queued message is sent, or about to be, by this packet identifier.
     Assign {
         /// Whose.
@@ -112,7 +124,7 @@ pub enum Change {
         /// As in its [`Change::Assign`].
         packet_id: u16,
     },
-    /// A message is done with: acknowledged, dropped, expired, given to another member of a group. Lazy, for nobody waits:
+    /// A message is done with: acknowledged, dropped, expired. Lazy, for nobody waits:
     /// a crash in that second sends the message again, with DUP and the same identifier.
     Dequeue {
         /// Whose.
@@ -226,6 +238,13 @@ pub enum Phase {
     Sent(u16, StoredMessage),
     /// QoS 2: PUBREC came; PUBREL is sent until PUBCOMP comes.
     Released(u16),
+}
+
+impl HoldKey {
+    /// Of `message`, if it comes from a session on disk with QoS 2.
+    pub fn of(message: &Message) -> Option<HoldKey> {
+        message.is_held().then(|| HoldKey { lane: Lane::of(message.topic()), position: message.position() })
+    }
 }
 
 impl RowId {

@@ -113,6 +113,8 @@ impl DatabaseError {
             {
                 DatabaseError::Damaged { path, what: source.to_string() }
             }
+            // Our statements are always the same: that one is wrong, or the format unknown, comes from what is in the file.
+            _ if extended == ffi::SQLITE_ERROR => DatabaseError::Damaged { path, what: source.to_string() },
             ffi::ErrorCode::DatabaseBusy | ffi::ErrorCode::DatabaseLocked => DatabaseError::Locked { path },
             ffi::ErrorCode::DiskFull => DatabaseError::Full { path },
             _ => DatabaseError::Failed { path, source },

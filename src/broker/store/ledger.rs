@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 
 use super::StoreSettings;
-use super::change::{Change, HoldKey, RowId, SessionId, Urgency};
+use super::change::{Change, HoldKey, RowId, SessionId, StoredMessage, Urgency};
 use super::pending::{NewRow, Pending};
 
 /// How long everybody has to submit all anew, before the transaction that replaces what was on disk.
@@ -284,8 +284,7 @@ impl Holds {
     fn take(&mut self, change: Change, pending: &mut Pending) -> Option<Change> {
         match change {
             Change::Enqueue { session, row, outgoing, hold: Some(key) } => {
-                self.keys.insert(row, key);
-                self.rows.entry(key).or_default().push((session, row, NewRow::new(outgoing)));
+                self.hold(key, session, row, outgoing);
                 return None;
             }
             Change::Receive { seals: Some(key), .. } | Change::Unhold { key } => {
@@ -295,9 +294,16 @@ impl Holds {
                 }
             }
             _ if self.keys.is_empty() => {}
+            Change::Move { from, session, row, outgoing } => {
+                let Some(key) = self.remove(from.1) else {
+                    return Some(Change::Move { from, session, row, outgoing });
+                };
+                self.hold(key, session, row, outgoing);
+                return None;
+            }
             Change::Assign { row, packet_id, .. } if self.change(row, |new| new.assign(packet_id)) => return None,
             Change::Release { row, packet_id, .. } if self.change(row, |new| new.release(packet_id)) => return None,
-            Change::Dequeue { row, .. } if self.remove(row) => return None,
+            Change::Dequeue { row, .. } if self.remove(row).is_some() => return None,
             Change::EndSession { session } => self.end(session),
             _ => {}
         }
@@ -310,15 +316,21 @@ impl Holds {
         found.map(|(_, _, new)| change(new)).is_some()
     }
 
-    fn remove(&mut self, row: RowId) -> bool {
-        let Some(key) = self.keys.remove(&row) else { return false };
+    fn hold(&mut self, key: HoldKey, session: SessionId, row: RowId, outgoing: StoredMessage) {
+        self.keys.insert(row, key);
+        self.rows.entry(key).or_default().push((session, row, NewRow::new(outgoing)));
+    }
+
+    /// Returns the key it was held by.
+    fn remove(&mut self, row: RowId) -> Option<HoldKey> {
+        let key = self.keys.remove(&row)?;
         if let Some(rows) = self.rows.get_mut(&key) {
             rows.retain(|(_, id, _)| *id != row);
             if rows.is_empty() {
                 self.rows.remove(&key);
             }
         }
-        true
+        Some(key)
     }
 
     fn end(&mut self, session: SessionId) {

@@ -77,6 +77,16 @@ impl Naive {
             Change::Enqueue { session, row, outgoing, hold: Some(key) } => {
                 held.push((key, session, row.get(), Phase::Queued(outgoing)));
             }
+            Change::Move { from: (_, from), session, row, outgoing } => {
+                let phase = Phase::Queued(outgoing);
+                match held.iter_mut().find(|(_, _, held, _)| *held == from.get()) {
+                    Some(held) => *held = (held.0, session, row.get(), phase),
+                    None => {
+                        self.sessions.values_mut().for_each(|session| drop(session.rows.remove(&from.get())));
+                        self.rows(session).insert(row.get(), phase);
+                    }
+                }
+            }
             Change::Assign { session, row, packet_id, .. } => {
                 self.phase(held, session, row.get(), |phase| {
                     if let Phase::Queued(message) | Phase::Sent(_, message) = phase.clone() {
@@ -133,6 +143,7 @@ enum Step {
     Subscribe(u8, u8),
     Unsubscribe(u8, u8),
     Enqueue(u8, Option<u8>),
+    Move(prop::sample::Index, u8),
     Assign(prop::sample::Index, u16),
     Release(prop::sample::Index, u16),
     Dequeue(prop::sample::Index),
@@ -157,6 +168,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (session.clone(), 0u8..3).prop_map(|(session, filter)| Step::Subscribe(session, filter)),
         1 => (session.clone(), 0u8..3).prop_map(|(session, filter)| Step::Unsubscribe(session, filter)),
         6 => (session.clone(), prop::option::of(0u8..3)).prop_map(|(session, hold)| Step::Enqueue(session, hold)),
+        3 => (index(), session.clone()).prop_map(|(row, session)| Step::Move(row, session)),
         3 => (index(), id.clone()).prop_map(|(row, id)| Step::Assign(row, id)),
         2 => (index(), id.clone()).prop_map(|(row, id)| Step::Release(row, id)),
         3 => index().prop_map(Step::Dequeue),
@@ -253,6 +265,12 @@ impl Run {
                 self.rows.push((session, row));
                 let outgoing = stored("a", &row.get().to_le_bytes());
                 Change::Enqueue { session, row, outgoing, hold: hold.map(key) }
+            }
+            Step::Move(index, slot) => {
+                let (from, session) = (row(index)?, session(slot)?);
+                let row = RowId(NonZeroU64::new(self.rows.len() as u64 + 1).unwrap());
+                self.rows.push((session, row));
+                Change::Move { from, session, row, outgoing: stored("a", &row.get().to_le_bytes()) }
             }
             Step::Assign(index, packet_id) => {
                 let ((session, row), packet_id) = (row(index)?, *packet_id);

@@ -143,6 +143,11 @@ impl Pending {
             Change::Enqueue { session, row, outgoing, hold: _ } => {
                 self.insert_row(session, row, NewRow::new(outgoing));
             }
+            Change::Move { from, session, row, outgoing } => {
+                // Never is there a moment with neither of them.
+                self.insert_row(session, row, NewRow::new(outgoing));
+                self.apply(Change::Dequeue { session: from.0, row: from.1 });
+            }
             Change::Assign { session, row, packet_id, urgency } => {
                 let (change, urgent) = (RowChange::Sent(packet_id), urgency == Urgency::Urgent);
                 self.session(session, |changes| changes.row(row, Row { change, urgent }));

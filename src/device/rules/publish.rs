@@ -84,6 +84,11 @@ impl PublishRules {
         PublishRules { rules, memory: Memory { origin, limits: Limits::default(), sequence: 0 } }
     }
 
+    /// The rules of `device` from now on; what is remembered stays, and what waits is published when its time has come.
+    pub fn change(&mut self, device: &Device, gateway_name: &str) {
+        self.rules = PublishRules::new(device, gateway_name).rules;
+    }
+
     /// Appends to `out` what becomes of `frame`: publications in the order of the rules, and each drop. A message that
     /// `min_interval` holds back appears in neither; [`PublishRules::due`] brings it, or the drop when a newer one
     /// takes its place.

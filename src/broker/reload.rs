@@ -1,0 +1,203 @@
+//! Other settings for a broker that runs: first all that can fail, then, at one go, what cannot.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::spawn_blocking;
+
+use super::auth::Rules;
+use super::listener::{Door, is_only_v6, tls_of};
+use super::stream::Peer;
+use super::tls::Tls;
+use super::{Broker, StartError, auth_files};
+use crate::config::{self, Listener};
+
+/// What becomes of the listeners; numbers count those of the old and of the new configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerChanges {
+    /// New ones.
+    pub added: Vec<usize>,
+    /// Old ones that are no more.
+    pub removed: Vec<usize>,
+    /// Old ones and what they are now; the address is the same, all else may differ.
+    pub kept: Vec<(usize, usize)>,
+}
+
+/// Compares two lists of listeners. One with the same address stays; of several such, one that speaks the same.
+pub fn compare(old: &[Listener], new: &[Listener]) -> ListenerChanges {
+    let mut changes = ListenerChanges { removed: (0..old.len()).collect(), ..ListenerChanges::default() };
+    let mut left: Vec<usize> = (0..new.len()).collect();
+    let same_address =
+        |a: usize, b: usize| old[a].address == new[b].address && is_only_v6(&old[a], old) == is_only_v6(&new[b], new);
+    let same_scheme = |a: usize, b: usize| same_address(a, b) && old[a].scheme() == new[b].scheme();
+    for same in [&same_scheme as &dyn Fn(usize, usize) -> bool, &same_address] {
+        left.retain(|&b| match changes.removed.iter().position(|&a| same(a, b)) {
+            Some(at) => {
+                changes.kept.push((changes.removed.remove(at), b));
+                false
+            }
+            None => true,
+        });
+    }
+    changes.kept.sort_by_key(|&(_, b)| b);
+    changes.added = left;
+    changes
+}
+
+/// Settings that can be taken over without fail. The broker waits for it: apply it, or drop it to go on as before.
+#[derive(Debug)]
+#[must_use]
+pub struct Prepared {
+    settings: Arc<config::Broker>,
+    rules: Rules,
+    changes: ListenerChanges,
+    /// Of `changes.added`.
+    fresh: Vec<Door>,
+    /// Of `changes.kept`.
+    tls: Vec<Option<Tls>>,
+    doors: OwnedMutexGuard<Vec<Door>>,
+}
+
+impl Broker {
+    /// Does all that can fail of taking over `settings`: reads the files that they name and binds new listeners. If a
+    /// new address overlaps with one that is going to be given up (127.0.0.1 and 0.0.0.0 on one port), that one is
+    /// closed first; who connects in between waits for a moment.
+    ///
+    /// # Errors
+    /// As [`Broker::start`]. All is as it was before.
+    pub async fn prepare(&self, settings: &config::Broker) -> Result<Prepared, StartError> {
+        let files = auth_files(settings);
+        let rules =
+            spawn_blocking(move || files.load()).await.map_err(|_| StartError::Bus(super::BusError::Stopped))??;
+        let mut doors = self.doors.clone().lock_owned().await;
+        let old: Vec<Listener> = doors.iter().map(|door| door.settings().clone()).collect();
+        let changes = compare(&old, &settings.listeners);
+        let tls = changes.kept.iter().map(|&(_, at)| tls_of(&settings.listeners[at])).collect::<Result<_, _>>()?;
+        let fresh = match bind(&settings.listeners, &changes.added).await {
+            Err(StartError::InUse { .. }) if !changes.removed.is_empty() => {
+                self.bind_in_their_place(settings, &changes, &mut doors).await?
+            }
+            bound => bound?,
+        };
+        Ok(Prepared { settings: Arc::new(settings.clone()), rules, changes, fresh, tls, doors })
+    }
+
+    /// Closes the listeners that go, then binds the new ones; if that fails too, opens the old ones again.
+    async fn bind_in_their_place(
+        &self,
+        settings: &config::Broker,
+        changes: &ListenerChanges,
+        doors: &mut [Door],
+    ) -> Result<Vec<Door>, StartError> {
+        for &at in &changes.removed {
+            doors[at].shut().await;
+        }
+        let bound = bind(&settings.listeners, &changes.added).await;
+        if bound.is_err() {
+            for &at in &changes.removed {
+                match doors[at].bind_again().await {
+                    Ok(()) => doors[at].open(&self.shared),
+                    Err(error) => {
+                        tracing::error!(%error, "a listener was closed for a reload that failed, and is lost")
+                    }
+                }
+            }
+        }
+        bound
+    }
+
+    /// Takes over what is prepared. Clients of listeners that are no more are told to go (0x98), those that would not be
+    /// let in any more too (0x87); nobody else notices. What was agreed with a client when it connected stays.
+    pub async fn apply(&self, prepared: Prepared) {
+        let Prepared { settings, rules, changes, fresh, tls, mut doors } = prepared;
+        let shared = &self.shared;
+        shared.limits.resize(settings.max_connections, settings.max_connections_per_address);
+        shared.bus.set_max_retained(settings.max_retained);
+        shared.local.set(settings.max_payload_size, settings.retained);
+        shared.auth.replace(rules);
+        *shared.settings.write() = settings.clone();
+        let mut old: Vec<Option<Door>> = std::mem::take(&mut *doors).into_iter().map(Some).collect();
+        let mut new: Vec<(usize, Door)> = changes.added.into_iter().zip(fresh).collect();
+        for (&(from, to), tls) in changes.kept.iter().zip(tls) {
+            let Some(mut door) = old[from].take() else { continue };
+            door.change(&settings.listeners[to], tls);
+            new.push((to, door));
+        }
+        for mut door in old.into_iter().flatten() {
+            door.dismiss();
+            door.shut().await;
+        }
+        new.sort_by_key(|&(at, _)| at);
+        *doors = new.into_iter().map(|(_, door)| door).collect();
+        doors.iter_mut().for_each(|door| door.open(shared));
+        *self.addresses.lock() = tcp_addresses(&doors);
+        shared.sessions.look();
+    }
+
+    /// [`Broker::prepare`] and [`Broker::apply`].
+    ///
+    /// # Errors
+    /// As [`Broker::prepare`].
+    pub async fn reload(&self, settings: &config::Broker) -> Result<(), StartError> {
+        self.apply(self.prepare(settings).await?).await;
+        Ok(())
+    }
+}
+
+/// Binds those of `listeners` that `which` says.
+pub(super) async fn bind(listeners: &[Listener], which: &[usize]) -> Result<Vec<Door>, StartError> {
+    let mut doors = Vec::new();
+    for &at in which {
+        doors.push(Door::bind(&listeners[at], is_only_v6(&listeners[at], listeners)).await?);
+    }
+    Ok(doors)
+}
+
+pub(super) fn tcp_addresses(doors: &[Door]) -> Vec<SocketAddr> {
+    let tcp = |peer: &Peer| match peer {
+        Peer::Ip(address) => Some(*address),
+        Peer::Unix(_) => None,
+    };
+    doors.iter().flat_map(Door::addresses).filter_map(tcp).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(address: &str, websocket: bool) -> Listener {
+        Listener {
+            address: address.to_owned(),
+            tls: None,
+            websocket,
+            allow_anonymous: true,
+            max_connections: 9,
+            optional: false,
+        }
+    }
+
+    fn changes(old: &[(&str, bool)], new: &[(&str, bool)]) -> (Vec<usize>, Vec<usize>, Vec<(usize, usize)>) {
+        let listeners = |list: &[(&str, bool)]| list.iter().map(|(at, ws)| listener(at, *ws)).collect::<Vec<_>>();
+        let changes = compare(&listeners(old), &listeners(new));
+        (changes.added, changes.removed, changes.kept)
+    }
+
+    #[test]
+    fn a_listener_is_known_by_its_address() {
+        let (a, b, web) = (("h:1", false), ("h:2", false), ("h:1", true));
+        assert_eq!(changes(&[a, b], &[a, b]), (vec![], vec![], vec![(0, 0), (1, 1)]));
+        assert_eq!(changes(&[a, b], &[b]), (vec![], vec![0], vec![(1, 0)]));
+        assert_eq!(changes(&[a], &[b, web]), (vec![0], vec![], vec![(0, 1)]));
+        let any = |ws| ("h:0", ws);
+        assert_eq!(changes(&[any(false), any(true)], &[any(true)]), (vec![], vec![0], vec![(1, 0)]));
+        assert_eq!(changes(&[any(true)], &[any(false), any(true)]), (vec![0], vec![], vec![(0, 1)]));
+    }
+
+    #[test]
+    fn one_that_has_to_leave_ipv4_to_another_is_bound_anew() {
+        let (v4, v6) = (("0.0.0.0:1", false), ("[::]:1", false));
+        assert_eq!(changes(&[v6], &[v4, v6]), (vec![0, 1], vec![0], vec![]));
+        assert_eq!(changes(&[v4, v6], &[v4, v6]), (vec![], vec![], vec![(0, 0), (1, 1)]));
+    }
+}

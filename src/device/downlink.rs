@@ -1,0 +1,87 @@
+//! The way down before framing: messages go through the subscribe rules and become queued commands.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::Device;
+use super::rules::{CommandOutcome, CommandRules};
+use crate::broker::bus::BusError;
+use crate::broker::local::{Delivery, Subscriber};
+
+/// The subscribe rules of a device.
+#[derive(Debug)]
+pub struct Downlink {
+    wanted: watch::Sender<Arc<CommandRules>>,
+    /// What the device's subscriptions are made of.
+    in_force: watch::Sender<Option<Arc<CommandRules>>>,
+}
+
+impl Downlink {
+    /// Not subscribed yet.
+    pub fn new(rules: CommandRules) -> Downlink {
+        Downlink { wanted: watch::Sender::new(Arc::new(rules)), in_force: watch::Sender::new(None) }
+    }
+
+    /// Subscribes to what `rules` say from now on, and returns when that is done. A filter that stays misses and repeats
+    /// nothing.
+    pub async fn change(&self, rules: CommandRules) {
+        let rules = Arc::new(rules);
+        self.wanted.send_replace(rules.clone());
+        let mut in_force = self.in_force.subscribe();
+        // Its sender is in `self`.
+        let _ = in_force.wait_for(|now| now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &rules))).await;
+    }
+
+    /// Subscribes, and turns messages into queued commands. Never ends before the device stops.
+    pub async fn run(&self, device: &Device) {
+        if let Err(error) = self.take_commands(device).await {
+            tracing::error!(device = device.name(), %error, "the device's subscriptions were refused");
+        }
+        std::future::pending().await
+    }
+
+    async fn take_commands(&self, device: &Device) -> Result<(), BusError> {
+        let mut changes = self.wanted.subscribe();
+        let mut rules = changes.borrow_and_update().clone();
+        let mut subscriber = device.client.subscribe(rules.filters()).await?;
+        loop {
+            self.in_force.send_replace(Some(rules.clone()));
+            self.queue_commands(device, &rules, &mut subscriber, &mut changes).await?;
+            rules = changes.borrow_and_update().clone();
+            subscriber.change(rules.filters());
+        }
+    }
+
+    /// Until other rules are wanted. What was published before that goes by the old ones.
+    async fn queue_commands(
+        &self,
+        device: &Device,
+        rules: &CommandRules,
+        subscriber: &mut Subscriber,
+        changes: &mut watch::Receiver<Arc<CommandRules>>,
+    ) -> Result<(), BusError> {
+        let mut outcomes = Vec::new();
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = device.stopping() => return std::future::pending().await,
+                delivery = subscriber.recv() => delivery.ok_or(BusError::Stopped)?,
+                _ = changes.changed() => return Ok(()),
+            };
+            take(device, rules, &delivery, &mut outcomes);
+        }
+    }
+}
+
+fn take(device: &Device, rules: &CommandRules, delivery: &Delivery, outcomes: &mut Vec<CommandOutcome>) {
+    device.state.stats.commands.increment();
+    rules.render(delivery.topic.as_str(), &delivery.payload, delivery.retain, outcomes);
+    for outcome in outcomes.drain(..) {
+        match outcome {
+            CommandOutcome::Command(command) => device.links.push(command, device),
+            CommandOutcome::Dropped { reason, detail } => device.count_drop(reason, 1, detail.as_deref()),
+        }
+    }
+    device.say_queue_drops();
+}

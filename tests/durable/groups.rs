@@ -1,0 +1,109 @@
+//! Shared subscriptions whose members keep their sessions, over a kill.
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::client::*;
+use crate::world::{How, World};
+
+/// A client that keeps its session and takes one message at a time.
+fn member(id: &'static str) -> Connect {
+    let mut connect = Connect::v5(id).kept();
+    connect.properties.extend([0x21, 0, 1]);
+    connect
+}
+
+async fn publish_exactly_once(publisher: &mut Client, id: u16, payload: u8) {
+    publisher.publish(4, id, "t", &[payload]).await;
+    assert_eq!(publisher.recv().await, Packet(0x50, id.to_be_bytes().to_vec()));
+    publisher.ack(0x62, id).await;
+    assert_eq!(publisher.recv().await, Packet(0x70, id.to_be_bytes().to_vec()));
+}
+
+/// Takes what comes until nothing more does, with the whole handshake. `open`: identifiers of messages that came before.
+async fn drain(client: &mut Client, mut open: Vec<u16>) -> Vec<u8> {
+    let mut came = Vec::new();
+    while let Ok(Packet(first, body)) = timeout(Duration::from_secs(1), client.recv()).await {
+        let at = if first == 0x62 { 0 } else { 3 };
+        let id = u16::from_be_bytes([body[at], body[at + 1]]);
+        match first {
+            0x34 | 0x3C => {
+                if !open.contains(&id) {
+                    open.push(id);
+                    came.push(body[6]);
+                }
+                client.ack(0x50, id).await;
+            }
+            0x62 => {
+                open.retain(|other| *other != id);
+                client.ack(0x70, id).await;
+            }
+            _ => panic!("{first:x} {body:?}"),
+        }
+    }
+    came
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_from_one_member_to_another_is_on_disk_all_the_time() {
+    let world = World::start();
+    let (mut one, mut two) = (world.connect(&member("one")).await, world.connect(&member("two")).await);
+    for client in [&mut one, &mut two] {
+        client.subscribe(1, "$share/g/t", 2).await;
+    }
+    let mut publisher = world.connect(&Connect::v3("p").kept()).await;
+    for n in 0..10 {
+        publish_exactly_once(&mut publisher, u16::from(n) + 1, n).await;
+    }
+    // Each has been sent one and keeps it to itself; the other eight wait.
+    let sent = [one.recv_publish().await, two.recv_publish().await];
+    one.disconnect().await;
+    let mut others = world.connect(&Connect::v3("p").kept()).await;
+    publish_exactly_once(&mut others, 100, 10).await;
+    let world = world.restart(How::Killed);
+    let (mut one, mut two) = (world.resume(&member("one")).await, world.resume(&member("two")).await);
+    let (first, second) = tokio::join!(drain(&mut one, vec![sent[0].id]), drain(&mut two, vec![sent[1].id]));
+    let mut came = [first, second, sent.map(|publish| publish.payload[0]).to_vec()].concat();
+    came.sort_unstable();
+    assert_eq!(came, (0..=10).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_moved_is_sent() {
+    let world = World::start();
+    let (mut one, mut two) = (world.connect(&member("one")).await, world.connect(&member("two")).await);
+    for client in [&mut one, &mut two] {
+        client.subscribe(1, "$share/g/t", 2).await;
+    }
+    let mut publisher = world.connect(&Connect::v3("p").kept()).await;
+    for n in 0..10 {
+        publish_exactly_once(&mut publisher, u16::from(n) + 1, n).await;
+    }
+    let kept = one.recv_publish().await;
+    one.disconnect().await;
+    let mut came = drain(&mut two, Vec::new()).await;
+    came.push(kept.payload[0]);
+    came.sort_unstable();
+    assert_eq!(came, (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_member_expires_meanwhile_the_others_get_what_waited_for_it() {
+    let world = World::start();
+    let short = Connect { clean: false, properties: vec![0x11, 0, 0, 0, 1], ..Connect::v5("short") };
+    let mut client = world.connect(&short).await;
+    client.subscribe(1, "$share/g/t", 1).await;
+    client.disconnect().await;
+    let mut publisher = world.connect(&Connect::v3("p").kept()).await;
+    publisher.publish_acked("t", b"waits").await;
+    let mut long = world.connect(&member("long")).await;
+    long.subscribe(1, "$share/g/t", 1).await;
+    long.disconnect().await;
+    let dir = world.end(How::Killed);
+    sleep(Duration::from_millis(1100)).await;
+    let world = World::start_in(dir);
+    let mut long = world.resume(&member("long")).await;
+    assert_eq!(long.payload().await, b"waits");
+    assert!(!world.connect_as(&short).await.1);
+}
