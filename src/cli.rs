@@ -8,14 +8,22 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Loaded};
 
 pub mod check;
+mod client;
 pub mod demo;
 pub mod doctor;
+mod escape;
 pub mod exit;
+pub mod hold;
+pub mod monitor;
 pub mod passwd;
 pub mod ports;
 pub mod pub_sub;
+pub mod reload;
 pub mod route;
 pub mod run;
+pub mod send;
+pub mod status;
+pub mod top;
 
 /// Puts serial ports and TCP devices on MQTT, with its own broker.
 #[derive(Parser)]
@@ -29,6 +37,7 @@ Examples:
   gatepost demo                          see it work without any hardware
   gatepost ports                         find the serial port to put into gatepost.toml
   gatepost run -c gatepost.toml          run the gateway
+  gatepost status                        what it does, when it runs
 
 Each command has its own --help with examples."
 )]
@@ -48,6 +57,13 @@ enum Command {
     Sub(pub_sub::SubArgs),
     Passwd(passwd::Args),
     Route(route::Args),
+    Status(status::Args),
+    Top(top::Args),
+    Monitor(monitor::Args),
+    Send(send::Args),
+    Release(hold::ReleaseArgs),
+    Acquire(hold::AcquireArgs),
+    Reload(reload::Args),
 }
 
 /// Loads the configuration, or tells on stderr what is wrong with it; warnings go there too.
@@ -74,5 +90,12 @@ pub fn main() -> ExitCode {
         Command::Sub(args) => pub_sub::run_sub(args),
         Command::Passwd(args) => passwd::run(args),
         Command::Route(args) => route::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Top(args) => top::run(args),
+        Command::Monitor(args) => monitor::run(args),
+        Command::Send(args) => send::run(args),
+        Command::Release(args) => hold::release(args),
+        Command::Acquire(args) => hold::acquire(args),
+        Command::Reload(args) => reload::run(args),
     }
 }

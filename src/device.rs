@@ -21,22 +21,32 @@ use crate::transport;
 
 mod downlink;
 mod drop_log;
+mod hold;
 mod links;
 mod outbox;
 mod peers;
 pub mod queue;
+pub mod receipt;
 pub mod rules;
 mod session;
 mod status;
 mod uplink;
+pub mod watch;
 
 use downlink::Downlink;
 use drop_log::DropLog;
+use hold::Hold;
 use links::Links;
-use rules::{CommandRules, PublishRules};
-use session::End;
+use receipt::Fates;
+use rules::{Command, CommandRules, PublishRules, Target};
+use session::{End, Link};
 use status::{DeviceState, StatusTopics};
 use uplink::Uplink;
+use watch::{Watch, Watcher, What};
+
+/// Why queues drop commands; they count it themselves.
+const QUEUE_DROPS: [DropReason; 5] =
+    [DropReason::QueueFull, DropReason::Expired, DropReason::Offline, DropReason::Stopped, DropReason::NoPeer];
 
 /// How often the stats topic is refreshed.
 const STATS_INTERVAL: Duration = Duration::from_secs(30);
@@ -76,6 +86,8 @@ pub struct Device {
     downlink: Downlink,
     links: Links,
     drop_log: DropLog,
+    hold: Hold,
+    watch: Arc<Watch>,
     stop: Stop,
     news: Arc<Notify>,
 }
@@ -99,6 +111,8 @@ impl Device {
             gateway_name: gateway.name.clone(),
             links: Links::new(&config),
             drop_log: DropLog::default(),
+            hold: Hold::new(stop.drain.clone()),
+            watch: Arc::default(),
             stop,
             news,
             config,
@@ -118,6 +132,58 @@ impl Device {
     /// The payload of the stats topic.
     pub fn stats_json(&self) -> serde_json::Value {
         self.state.to_json(self.links.queued())
+    }
+
+    /// `online`, `offline`, or `released`: offline until it is taken back.
+    pub fn state(&self) -> &'static str {
+        match (self.is_online(), self.hold.is_released()) {
+            (true, _) => "online",
+            (false, true) => "released",
+            (false, false) => "offline",
+        }
+    }
+
+    /// When the link came up, or went; `None` if it has never been up.
+    pub fn since(&self) -> Option<SystemTime> {
+        self.state.since()
+    }
+
+    /// The configuration that it runs with.
+    pub fn config(&self) -> &config::Device {
+        &self.config
+    }
+
+    /// Everything that happens to its frames from now on.
+    pub fn watch(&self) -> Watcher {
+        self.watch.watch()
+    }
+
+    /// Queues `frame` for the link, or for one of the links of a `tcp_server` (by its
+    /// [`peer_name`](rules::peer_name)), else for all; the [`Fates`] tell what became of it there.
+    pub fn send(&self, frame: Bytes, peer: Option<String>) -> Fates {
+        let (receipt, fates) = receipt::receipt();
+        let target = peer.map_or(Target::All, Target::Peer);
+        self.state.stats.commands.increment();
+        self.links.push(Command { frame, target, max_age: None }, Some(receipt), self);
+        self.say_queue_drops();
+        fates
+    }
+
+    /// Closes the device and leaves it alone until [`Device::acquire`], or until `span` is over. Commands that are
+    /// queued have a second. Resolves when it is closed; false: it was taken back before. Cancel safe.
+    pub async fn release(&self, span: Option<Duration>) -> bool {
+        self.hold.release(span);
+        self.hold.is_out_of_hand().await
+    }
+
+    /// For a device that takes the place of `old`: while that is released, so is this.
+    pub fn stay_out_of_hand_of(&self, old: &Device) {
+        self.hold.follow(&old.hold);
+    }
+
+    /// Takes the device back, and opens it again. Returns whether it was released.
+    pub fn acquire(&self) -> bool {
+        self.hold.acquire()
     }
 
     /// Between attempts, to open the link or to run the device at all.
@@ -187,16 +253,19 @@ impl Device {
     async fn keep_open(&self) {
         let mut backoff = self.backoff();
         while !self.stop.drain.is_cancelled() {
-            let opened = tokio::select! {
-                opened = transport::open(&self.config.transport) => opened,
-                () = self.stopping() => return,
-            };
+            if self.hold.is_released() {
+                self.stay_released().await;
+                backoff.reset();
+                continue;
+            }
+            let drain = self.hold.links();
+            let Some(opened) = self.open(&drain).await else { continue };
             let reason = match opened {
                 Ok(opened) => {
                     let began = Instant::now();
-                    let end = self.run_link(opened).await;
+                    let end = self.run_link(opened, drain).await;
                     if matches!(end, End::Stopped) {
-                        return;
+                        continue;
                     }
                     if began.elapsed() >= self.config.reconnect.max {
                         backoff.reset();
@@ -209,18 +278,46 @@ impl Device {
         }
     }
 
+    /// Opens the link; `None` if that is not wanted any more.
+    async fn open(&self, drain: &CancellationToken) -> Option<Result<transport::Opened, transport::OpenError>> {
+        let opening = transport::open(&self.config.transport);
+        tokio::pin!(opening);
+        tokio::select! {
+            opened = &mut opening => Some(opened),
+            () = drain.cancelled() => {
+                // A port that is just being opened must be closed before it is handed over.
+                if !self.stop.drain.is_cancelled() {
+                    let _ = timeout(session::RELEASE_TIME, opening).await;
+                }
+                None
+            }
+        }
+    }
+
+    /// Nothing is open: says so, and waits until the device is the gateway's again.
+    async fn stay_released(&self) {
+        tracing::info!(device = self.name(), "device released");
+        self.state.set_error("released");
+        self.publish_stats().await;
+        tokio::select! {
+            () = self.hold.regained() => tracing::info!(device = self.name(), "device taken back"),
+            () = self.stopping() => {}
+        }
+    }
+
     /// One link of a serial port or TCP client, from just opened to its end.
-    async fn run_link(&self, mut opened: transport::Opened) -> End {
+    async fn run_link(&self, mut opened: transport::Opened, drain: CancellationToken) -> End {
         for warning in &opened.warnings {
             tracing::warn!(device = self.name(), place = opened.place, "{warning}");
         }
-        if let Err(end) = session::prepare(&mut opened.stream, self).await {
+        if let Err(end) = session::prepare(&mut opened.stream, self, &drain).await {
             return end;
         }
         let outbox = self.links.single();
         outbox.set_online(true, &self.state.stats.dropped);
         self.set_online(&opened.place).await;
-        let end = session::run(opened.stream, opened.peer, self.config.idle_timeout, self, outbox).await;
+        let link = Link { device: self, peer: opened.peer, outbox, idle: self.config.idle_timeout, drain };
+        let end = session::run(opened.stream, &link).await;
         outbox.set_online(false, &self.state.stats.dropped);
         self.set_offline().await;
         end
@@ -235,9 +332,10 @@ impl Device {
         } else {
             tracing::debug!(device = self.name(), reason, retry_in = ?delay, "device still offline");
         }
+        let drain = self.hold.links();
         tokio::select! {
             () = sleep(delay) => {}
-            () = self.stopping() => {}
+            () = drain.cancelled() => {}
         }
     }
 
@@ -251,6 +349,7 @@ impl Device {
         } else {
             self.publish_stats().await;
         }
+        self.watch.end();
     }
 
     /// Counts a drop and logs it, each reason at most once a minute.
@@ -263,13 +362,14 @@ impl Device {
 
     /// Logs what the queues dropped; they count it themselves.
     fn say_queue_drops(&self) {
-        for reason in [DropReason::QueueFull, DropReason::Expired, DropReason::Offline, DropReason::Stopped] {
+        for reason in QUEUE_DROPS {
             self.drop_log.say(self.name(), reason, self.state.stats.dropped.get(reason), None);
         }
     }
 
     async fn set_online(&self, place: &str) {
         self.state.set_online(SystemTime::now());
+        self.watch.tell(|| What::State { online: true });
         self.news.notify_one();
         tracing::info!(device = self.name(), place, "device online");
         self.publish_status().await;
@@ -277,7 +377,8 @@ impl Device {
 
     /// The link is down: publishes that, and the stats.
     pub async fn set_offline(&self) {
-        self.state.set_offline();
+        self.state.set_offline(SystemTime::now());
+        self.watch.tell(|| What::State { online: false });
         self.news.notify_one();
         self.publish_status().await;
     }

@@ -152,6 +152,11 @@ impl Gateway {
         self.devices.read().clone()
     }
 
+    /// The device of that name.
+    pub fn device(&self, name: &str) -> Option<Arc<Device>> {
+        self.devices.read().iter().find(|device| device.name() == name).cloned()
+    }
+
     /// Resolves when the broker's router has died; the process should end then.
     pub async fn failed(&self) {
         self.broker.failed().await;
@@ -205,6 +210,9 @@ impl Gateway {
             let (client, news) = (self.broker.client(), self.news.clone());
             let surroundings = Surroundings { client, stop: stop.clone(), news };
             let device = Device::new(config.devices[name].clone(), &config.gateway, surroundings)?;
+            if let Some(old) = self.device(name) {
+                device.stay_out_of_hand_of(&old);
+            }
             Ok((Arc::new(device), stop))
         });
         let fresh = fresh.collect::<Result<_, TopicError>>()?;

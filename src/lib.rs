@@ -5,7 +5,7 @@
 //! | layer | modules | what they do |
 //! |---|---|---|
 //! | L5 | [`cli`] | one file a command |
-//! | L4 | [`gateway`] | owns every task; start, reload, stop |
+//! | L4 | [`gateway`], [`control`] | owns every task; start, reload, stop; the control socket |
 //! | L3 | [`device`] | one device: open, session, backoff |
 //! | L2 | [`broker`] | the MQTT broker and its local clients |
 //! | L1 | [`transport`], [`framing`], [`config`], [`log`] | bytes from a wire, frames from bytes, the TOML file, log lines |
@@ -16,6 +16,7 @@ pub mod backoff;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod device;
 pub mod framing;
 pub mod gateway;

@@ -77,7 +77,7 @@ fn every_commented_example_is_right_or_marked_not_yet() {
     for error in errors.all() {
         assert!(error.message.ends_with("not supported in this version"), "{error}");
     }
-    for key in ["gateway.control", "bridge.cloud", "http", "device.weather.udp"] {
+    for key in ["bridge.cloud", "http", "device.weather.udp"] {
         assert!(refused.contains(&key), "{key} is not refused: {refused:?}");
     }
     // Without what is refused, the rest is right.
@@ -165,4 +165,38 @@ fn drop_ins_are_merged_in_the_order_of_their_names() {
     assert_eq!(port("a"), config::SerialPort::Path(directory.path().join("tty")));
     assert_eq!(port("b"), config::SerialPort::Path(directory.path().join("conf.d/tty")));
     assert_eq!(loaded.config.devices["a"].write_gap.as_secs(), 1);
+}
+
+/// What is printed says where a secret comes from, not what it is.
+#[test]
+fn a_key_that_is_a_secret_is_not_printed_and_found_again() {
+    let key = fs::read_to_string("tests/tls/localhost.key").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a 'key'"), &key).unwrap();
+    let file = directory.path().join("gatepost.toml");
+    let check = |source: &str| {
+        let cert = fs::canonicalize("tests/tls/localhost.pem").unwrap();
+        let tls = format!("tls = {{ cert = {cert:?}, key = {source} }}");
+        fs::write(&file, format!("[[broker.listener]]\naddress = \"127.0.0.1:0\"\n{tls}\n")).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_gatepost"))
+            .args(["check", "--print", "-c", file.to_str().unwrap()])
+            .env("CREDENTIALS_DIRECTORY", directory.path())
+            .env("THE_KEY", &key)
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!printed.contains("PRIVATE KEY"), "{printed}");
+        let line = printed.lines().find(|line| line.starts_with("tls = ")).unwrap();
+        line.split_once(", key = ").unwrap().1.trim_end_matches(" }").to_owned() + " }"
+    };
+    let path = format!("{{ file = \"{}\" }}", directory.path().join("a 'key'").display());
+    for (given, printed) in [
+        (r#"{ file = "a 'key'" }"#, &*path),
+        (&path, &path),
+        (r#"{ credential = "a 'key'" }"#, r#"{ credential = "a 'key'" }"#),
+        (r#"{ env = "THE_KEY" }"#, r#"{ env = "THE_KEY" }"#),
+    ] {
+        assert_eq!(check(given), printed);
+    }
 }

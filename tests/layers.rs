@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["transport", "framing", "config", "log"],
     &["broker"],
     &["device"],
-    &["gateway"],
+    &["gateway", "control"],
     &["cli"],
 ];
 
@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("rumqttd", &["broker/router.rs"]),
     ("rumqttc", &["cli/pub_sub.rs", "cli/pub_sub/"]),
+    ("ratatui", &["cli/top.rs", "cli/top/"]),
     ("tokio_serial", &["transport/serial.rs"]),
     ("rusqlite", &["broker/store/database.rs", "broker/store/restore.rs"]),
 ];

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Shared;
 use super::stats;
+use super::store::{self, Health};
 
 /// All figures of the broker. Counters run from its start; what there is of something is as of now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -46,6 +47,8 @@ pub struct Figures {
     pub subscriptions: u64,
     /// Of shared subscriptions.
     pub shared_subscriptions: u64,
+    /// What is on disk.
+    pub store: Store,
     /// What the process takes.
     pub memory: Memory,
 }
@@ -63,7 +66,7 @@ pub struct Clients {
     pub expired: u64,
 }
 
-/// One direction; see [`stats::Traffic`].
+/// From clients, or to them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
     /// Bytes of everything.
@@ -83,6 +86,40 @@ pub struct Held {
     pub messages: u64,
     /// Topics, properties and payloads.
     pub bytes: u64,
+}
+
+/// What survives a restart; see [`store`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Store {
+    /// Whether what is to survive gets to the disk.
+    pub state: StoreState,
+    /// Why it does not, and what to do.
+    pub error: Option<String>,
+    /// Transactions written.
+    pub commits: u64,
+    /// Bytes written to its log; about as many again go into the database itself.
+    pub written: u64,
+    /// Changes that wait to be written.
+    pub pending: u64,
+    /// Transactions that failed.
+    pub failures: u64,
+    /// Changes dropped because the disk took none and too much waited.
+    pub dropped: u64,
+    /// Bytes of its files.
+    pub size: u64,
+}
+
+/// See [`Health`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreState {
+    /// `persistence = false`.
+    #[default]
+    Off,
+    /// All is well.
+    Healthy,
+    /// The broker goes on in memory.
+    Degraded,
 }
 
 /// Resident memory of the process, in bytes; 0 where the kernel does not say.
@@ -125,6 +162,7 @@ impl Figures {
             inflight: stats.inflight.get() as u64,
             subscriptions: stats.subscriptions.get() as u64,
             shared_subscriptions: stats.shared_subscriptions.get() as u64,
+            store: Store::take(&shared.store),
             memory: Memory::take(),
         }
     }
@@ -142,6 +180,38 @@ impl Traffic {
             packets: traffic.packets.get(),
             messages: traffic.messages.get(),
             payload: traffic.payload.get(),
+        }
+    }
+}
+
+impl Store {
+    fn take(store: &store::Store) -> Store {
+        let (state, error) = match store.health() {
+            Health::Off => (StoreState::Off, None),
+            Health::Healthy => (StoreState::Healthy, None),
+            Health::Degraded { error, .. } => (StoreState::Degraded, Some(error.as_ref().to_owned())),
+        };
+        let stats = store.stats();
+        Store {
+            state,
+            error,
+            commits: stats.commits.get(),
+            written: stats.bytes_written.get(),
+            pending: store.pending() as u64,
+            failures: stats.failures.get(),
+            dropped: stats.dropped.get(),
+            size: store.size(),
+        }
+    }
+}
+
+impl StoreState {
+    /// As it is written on `$SYS`, in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StoreState::Off => "off",
+            StoreState::Healthy => "healthy",
+            StoreState::Degraded => "degraded",
         }
     }
 }

@@ -32,8 +32,6 @@ use writer::Writer;
 
 mod change;
 #[cfg(test)]
-mod costs;
-#[cfg(test)]
 mod crash;
 mod damage;
 mod database;
@@ -274,6 +272,11 @@ impl Store {
     /// The counters.
     pub fn stats(&self) -> &StoreStats {
         &self.shared().stats
+    }
+
+    /// How many changes wait to be written, those of one thing counted once. What is being written is not among them.
+    pub fn pending(&self) -> usize {
+        self.shared().ledger.lock().pending()
     }
 
     /// Bytes of the database, its log included.

@@ -7,11 +7,10 @@ use std::process::ExitCode;
 
 use bytes::Bytes;
 
-use super::exit;
+use super::{escape, exit};
 use crate::config::{Device, Loaded};
 use crate::topic::TopicName;
 
-mod escape;
 mod report;
 
 /// Show what a frame would publish, or what bytes a message would write

@@ -1,13 +1,15 @@
 //! `gatepost run`: the daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::task::JoinSet;
 
 use super::exit;
 use crate::config::Config;
+use crate::control::Control;
 use crate::gateway::signals::{Request, Signals};
 use crate::gateway::{Gateway, panics};
 
@@ -61,6 +63,7 @@ pub fn run(args: Args) -> ExitCode {
 
 async fn serve(config: Config, file: Option<PathBuf>) -> anyhow::Result<u8> {
     let mut signals = Signals::new().context("signals could not be taken over")?;
+    let socket = config.gateway.control.clone();
     let gateway = match Gateway::start(config, file).await {
         Ok(gateway) => gateway,
         Err(error) => {
@@ -68,6 +71,7 @@ async fn serve(config: Config, file: Option<PathBuf>) -> anyhow::Result<u8> {
             return Ok(if error.is_config() { exit::CONFIG } else { exit::OS_ERROR });
         }
     };
+    let control = control(&gateway, socket.as_deref());
     tracing::info!(devices = gateway.devices().len(), version = env!("CARGO_PKG_VERSION"), "gatepost is ready");
     let mut reloads = JoinSet::new();
     loop {
@@ -90,7 +94,19 @@ async fn serve(config: Config, file: Option<PathBuf>) -> anyhow::Result<u8> {
         }
     }
     tracing::info!("stopping");
+    if let Some(control) = control {
+        control.stop().await;
+    }
     gateway.stop().await;
     tracing::info!("stopped");
     Ok(exit::OK)
+}
+
+/// The control socket; a gateway works without it, too.
+fn control(gateway: &Arc<Gateway>, path: Option<&Path>) -> Option<Control> {
+    let Some(path) = path else {
+        tracing::info!("no control socket: [gateway] control names none, and $XDG_RUNTIME_DIR is not set");
+        return None;
+    };
+    Control::start(path, gateway.clone()).inspect_err(|error| tracing::error!("{error}")).ok()
 }

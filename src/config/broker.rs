@@ -235,13 +235,22 @@ fn read_address(value: &Value<'_>) -> Option<String> {
         let fault = Fault::new("the path of the socket is empty");
         return value.fail(fault.hint("write for example \"unix:/run/gatepost/mqtt.sock\""));
     }
-    let absolute = value.relative(path);
-    let length = absolute.as_os_str().len();
-    if length > MAX_SOCKET_PATH || path.contains('\0') {
+    Some(format!("unix:{}", bindable(value, value.relative(path))?.display()))
+}
+
+/// The path of a unix socket, absolute.
+pub(super) fn socket_path(value: &Value<'_>) -> Option<PathBuf> {
+    bindable(value, value.path()?)
+}
+
+/// `path`, if a unix socket can have it.
+fn bindable(value: &Value<'_>, path: PathBuf) -> Option<PathBuf> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if bytes.len() > MAX_SOCKET_PATH || bytes.contains(&0) {
         let fault = Fault::new(format!("the path of a unix socket has at most {MAX_SOCKET_PATH} bytes, and no NUL"));
-        return value.fail(fault.hint(format!("{} has {length}", absolute.display())));
+        return value.fail(fault.hint(format!("{} has {}", path.display(), bytes.len())));
     }
-    Some(format!("unix:{}", absolute.display()))
+    Some(path)
 }
 
 fn keepalive(value: Value<'_>) -> Option<Duration> {

@@ -1,8 +1,12 @@
 //! What a configuration takes from the process it is read in.
 
+use std::path::PathBuf;
+
 /// What a configuration takes from the process it is read in.
 pub(super) struct Environment {
     pub(super) host_name: String,
+    /// Whether the process is root's.
+    pub(super) is_root: bool,
     variables: Box<Variables>,
 }
 
@@ -13,13 +17,19 @@ impl Environment {
         host_name: impl Into<String>,
         variables: impl Fn(&str) -> Option<String> + 'static,
     ) -> Environment {
-        Environment { host_name: host_name.into(), variables: Box::new(variables) }
+        Environment { host_name: host_name.into(), is_root: false, variables: Box::new(variables) }
     }
 
     /// This process and this machine.
     pub(super) fn of_this_process() -> Environment {
         let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Environment::new(host_name, |name| std::env::var(name).ok())
+        let is_root = rustix::process::geteuid().is_root();
+        Environment { is_root, ..Environment::new(host_name, |name| std::env::var(name).ok()) }
+    }
+
+    /// The first of the directories in a variable that systemd sets: with several it separates them with colons.
+    pub(super) fn directory(&self, name: &str) -> Option<PathBuf> {
+        self.variable(name).and_then(|list| list.split(':').next().map(PathBuf::from))
     }
 
     /// An environment variable; an empty one counts as not set.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 
+use super::broker::socket_path;
 use super::environment::Environment;
 use super::error::{Fault, nearest};
 use super::reader::{self, Table, Value};
@@ -19,6 +20,8 @@ pub struct Gateway {
     pub state_dir: PathBuf,
     /// Root of the gateway's own topics, with `{gateway}` filled in.
     pub topic: TopicName,
+    /// The control socket's path. `None`: none is named, and the environment has no place for one.
+    pub control: Option<PathBuf>,
 }
 
 /// `[log]`
@@ -54,6 +57,9 @@ pub(super) const LOG_FORMATS: &[(&str, LogFormat)] = &[
     ("journald", LogFormat::Journald),
 ];
 
+/// The control socket of a gateway that root or systemd started.
+pub const SYSTEM_CONTROL: &str = "/run/gatepost/control.sock";
+
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 impl Gateway {
@@ -65,13 +71,10 @@ impl Gateway {
         let topic = table.get("topic").and_then(|value| value.parsed(|text| root_topic(text, &name)));
         // `name` has no wildcard and is not too long.
         let topic = topic.unwrap_or_else(|| TopicName::new(format!("gatepost/{name}")).expect("a valid topic"));
-        if let Some(control) = table.get("control") {
-            if control.path().is_some() {
-                control.refuse();
-            }
-        }
+        let control = table.get("control").and_then(|value| socket_path(&value));
+        let control = control.or_else(|| default_control(environment));
         table.finish();
-        Gateway { name, state_dir, topic }
+        Gateway { name, state_dir, topic, control }
     }
 }
 
@@ -94,8 +97,7 @@ fn default_name(host_name: &str) -> String {
 
 /// systemd's state directory, else the user's (XDG Base Directory Specification).
 fn default_state_dir(environment: &Environment) -> PathBuf {
-    // With several, systemd separates them with colons.
-    let of_service = environment.variable("STATE_DIRECTORY").and_then(|list| list.split(':').next().map(PathBuf::from));
+    let of_service = environment.directory("STATE_DIRECTORY");
     let of_user = || {
         let absolute = |path: &PathBuf| path.is_absolute();
         let state = environment.variable("XDG_STATE_HOME").map(PathBuf::from).filter(absolute);
@@ -103,6 +105,20 @@ fn default_state_dir(environment: &Environment) -> PathBuf {
         state.map(|state| state.join("gatepost"))
     };
     of_service.or_else(of_user).unwrap_or_else(|| PathBuf::from("/var/lib/gatepost"))
+}
+
+/// systemd's runtime directory, else root's or the user's.
+fn default_control(environment: &Environment) -> Option<PathBuf> {
+    let of_service = || Some(environment.directory("RUNTIME_DIRECTORY")?.join("control.sock"));
+    let of_root = || environment.is_root.then(|| PathBuf::from(SYSTEM_CONTROL));
+    let of_user = || Some(PathBuf::from(environment.variable("XDG_RUNTIME_DIR")?).join("gatepost/control.sock"));
+    of_service().or_else(of_root).or_else(of_user).filter(|path| path.is_absolute())
+}
+
+/// Where a control socket is when no configuration names one; `None` for a user whose environment has no
+/// `XDG_RUNTIME_DIR`.
+pub fn default_control_socket() -> Option<PathBuf> {
+    default_control(&Environment::of_this_process())
 }
 
 fn root_topic(text: &str, gateway: &str) -> Result<TopicName, Fault> {
@@ -166,6 +182,24 @@ mod tests {
         assert_eq!(found(&[("XDG_STATE_HOME", "relative"), ("HOME", "/root")]), "/root/.local/state/gatepost");
         assert_eq!(found(&[("STATE_DIRECTORY", ""), ("HOME", "/root")]), "/root/.local/state/gatepost");
         assert_eq!(found(&[]), "/var/lib/gatepost");
+    }
+
+    #[test]
+    fn the_control_socket_is_found() {
+        let found = |is_root: bool, set: &'static [(&str, &str)]| {
+            let variable = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+            let mut environment = Environment::new("host", variable);
+            environment.is_root = is_root;
+            default_control(&environment).map(|path| path.display().to_string())
+        };
+        let both = &[("RUNTIME_DIRECTORY", "/run/a:/run/b"), ("XDG_RUNTIME_DIR", "/run/user/7")];
+        for is_root in [true, false] {
+            assert_eq!(found(is_root, both).unwrap(), "/run/a/control.sock");
+        }
+        assert_eq!(found(true, &both[1..]).unwrap(), "/run/gatepost/control.sock");
+        assert_eq!(found(false, &both[1..]).unwrap(), "/run/user/7/gatepost/control.sock");
+        assert_eq!(found(false, &[("XDG_RUNTIME_DIR", "relative")]), None);
+        assert_eq!(found(false, &[]), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::gateway::LOG_FORMATS;
 use super::parse::Parse;
 use super::publish::{PAYLOADS, Payload, PublishRule};
 use super::reader::word_for;
+use super::secret::{Secret, Source};
 use super::serial::{CONTROL_LINES, FLOW_CONTROLS, PARITIES, Serial, SerialPort};
 use super::subscribe::{COMMAND_PAYLOADS, RETAINED, SubscribeRule};
 use super::tcp::{Tcp, TcpServer};
@@ -26,6 +27,10 @@ pub(super) fn config(config: &Config) -> String {
     out.header("[gateway]");
     out.key("name", quote(&config.gateway.name));
     out.key("state_dir", path(&config.gateway.state_dir));
+    match &config.gateway.control {
+        Some(control) => out.key("control", path(control)),
+        None => out.comment("no control socket: neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set"),
+    }
     out.key("topic", quote(&config.gateway.topic.as_str().replace('{', "{{")));
     out.header("[log]");
     out.key("level", quote(&config.log.level));
@@ -105,7 +110,7 @@ fn broker(out: &mut Printer, broker: &Broker) {
 fn server_tls(tls: &ServerTls) -> String {
     let key = match &tls.key {
         PrivateKey::File(file) => path(file),
-        PrivateKey::Secret(secret) => quote(&secret.to_string()),
+        PrivateKey::Secret(key) => secret(key),
     };
     let mut keys = vec![("cert", path(&tls.cert)), ("key", key)];
     keys.extend(tls.client_ca.as_deref().map(|file| ("client_ca", path(file))));
@@ -247,6 +252,16 @@ fn subscribe_rule(out: &mut Printer, rule: &SubscribeRule) {
     out.key("qos", rule.qos as u8);
     out.key("retained", word(&rule.accept_retained, RETAINED));
     out.key("max_age", optional(rule.max_age));
+}
+
+/// From where it comes; itself it is masked.
+fn secret(secret: &Secret) -> String {
+    match secret.source() {
+        Source::Inline => quote(&secret.to_string()),
+        Source::File(file) => inline(&[("file", path(file))]),
+        Source::Credential(name) => inline(&[("credential", quote(name))]),
+        Source::Variable(name) => inline(&[("env", quote(name))]),
+    }
 }
 
 fn inline(keys: &[(&str, String)]) -> String {

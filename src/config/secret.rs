@@ -1,13 +1,30 @@
 //! Passwords and tokens.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
 
-/// A password, token or key. Never shown: `Debug` and `Display` print `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+/// A password, token or key. Never shown: `Debug` and `Display` print `***`. Two are the same if their text is, wherever
+/// it came from.
+#[derive(Clone)]
+pub struct Secret {
+    text: String,
+    source: Source,
+}
+
+/// Where a secret came from, which may be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The configuration itself.
+    Inline,
+    /// `{ file = … }`
+    File(PathBuf),
+    /// `{ credential = … }`
+    Credential(String),
+    /// `{ env = … }`
+    Variable(String),
+}
 
 /// Most bytes of a file with a secret.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -15,12 +32,20 @@ const MAX_BYTES: u64 = 64 * 1024;
 impl Secret {
     /// Wraps `text`.
     pub fn new(text: impl Into<String>) -> Secret {
-        Secret(text.into())
+        Secret { text: text.into(), source: Source::Inline }
+    }
+
+    fn from(self, source: Source) -> Secret {
+        Secret { source, ..self }
+    }
+
+    pub(super) fn source(&self) -> &Source {
+        &self.source
     }
 
     /// The secret itself, to be handed to where it is needed and to nothing that prints.
     pub fn reveal(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Reads a file; a newline at its end is not part of the secret.
@@ -28,7 +53,7 @@ impl Secret {
         let text = super::source::read_bounded(path, MAX_BYTES)
             .map_err(|error| format!("cannot read the secret in {}: {error}", path.display()))?;
         let text = String::from_utf8(text).map_err(|_| format!("the secret in {} is not UTF-8", path.display()))?;
-        Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+        Ok(Secret::new(text.trim_end_matches(['\r', '\n'])).from(Source::File(path.to_owned())))
     }
 
     /// Reads the systemd credential `name` (systemd.exec(5), LoadCredential=).
@@ -39,17 +64,26 @@ impl Secret {
         let directory = environment
             .variable("CREDENTIALS_DIRECTORY")
             .ok_or_else(|| format!("no credential `{name}`: $CREDENTIALS_DIRECTORY is not set"))?;
-        Secret::from_file(&Path::new(&directory).join(name))
+        let secret = Secret::from_file(&Path::new(&directory).join(name))?;
+        Ok(secret.from(Source::Credential(name.to_owned())))
     }
 
     /// Reads the environment variable `name`.
     pub(super) fn from_variable(name: &str, environment: &Environment) -> Result<Secret, String> {
         environment
             .variable(name)
-            .map(Secret::new)
+            .map(|text| Secret::new(text).from(Source::Variable(name.to_owned())))
             .ok_or_else(|| format!("the environment variable `{name}` is not set"))
     }
 }
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Secret) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

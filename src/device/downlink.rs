@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::Device;
-use super::rules::{CommandOutcome, CommandRules};
+use super::rules::{Command, CommandOutcome, CommandRules};
+use super::watch::{Made, What};
+use super::{Device, QUEUE_DROPS};
 use crate::broker::bus::BusError;
 use crate::broker::local::{Delivery, Subscriber};
+use crate::stats::DropReason;
 
 /// The subscribe rules of a device.
 #[derive(Debug)]
@@ -69,19 +71,48 @@ impl Downlink {
                 delivery = subscriber.recv() => delivery.ok_or(BusError::Stopped)?,
                 _ = changes.changed() => return Ok(()),
             };
-            take(device, rules, &delivery, &mut outcomes);
+            take(device, rules, delivery, &mut outcomes);
         }
     }
 }
 
-fn take(device: &Device, rules: &CommandRules, delivery: &Delivery, outcomes: &mut Vec<CommandOutcome>) {
+fn take(device: &Device, rules: &CommandRules, delivery: Delivery, outcomes: &mut Vec<CommandOutcome>) {
     device.state.stats.commands.increment();
     rules.render(delivery.topic.as_str(), &delivery.payload, delivery.retain, outcomes);
+    let mut made = device.watch.is_watched().then(Vec::new);
     for outcome in outcomes.drain(..) {
         match outcome {
-            CommandOutcome::Command(command) => device.links.push(command, device),
-            CommandOutcome::Dropped { reason, detail } => device.count_drop(reason, 1, detail.as_deref()),
+            CommandOutcome::Command(command) => match &mut made {
+                None => device.links.push(command, None, device),
+                Some(made) => push_watched(device, command, made),
+            },
+            CommandOutcome::Dropped { reason, detail } => {
+                device.count_drop(reason, 1, detail.as_deref());
+                if let Some(made) = &mut made {
+                    made.push(Made::Dropped { reason, detail });
+                }
+            }
         }
     }
+    if let Some(made) = made {
+        device.watch.tell(|| What::Command { topic: delivery.topic, payload: delivery.payload, made });
+    }
     device.say_queue_drops();
+}
+
+/// Queues `command`, and adds what became of it to `made`.
+fn push_watched(device: &Device, command: Command, made: &mut Vec<Made>) {
+    let frame = command.frame.clone();
+    let count = |reason: DropReason| device.state.stats.dropped.get(reason);
+    let before = QUEUE_DROPS.map(count);
+    device.links.push(command, None, device);
+    let dropped = QUEUE_DROPS.into_iter().zip(before).find(|&(reason, before)| count(reason) > before);
+    match dropped {
+        None => made.push(Made::Queued(frame)),
+        Some((reason @ DropReason::QueueFull, _)) => {
+            let detail = Some("the oldest that waited".to_owned());
+            made.extend([Made::Queued(frame), Made::Dropped { reason, detail }]);
+        }
+        Some((reason, _)) => made.push(Made::Dropped { reason, detail: None }),
+    }
 }

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::Device;
 use super::outbox::Outbox;
+use super::receipt::{Fate, Receipt};
 use super::rules::{Command, Target};
 use crate::config::{self, Transport};
 use crate::stats::{DropReason, Drops};
@@ -62,20 +63,26 @@ impl Links {
         self.peers.iter().flat_map(|peers| peers.lock().values().cloned().collect::<Vec<_>>()).collect()
     }
 
-    /// Queues `command` for the link or links it is meant for; `device` counts what is dropped.
-    pub fn push(&self, command: Command, device: &Device) {
+    /// Queues `command` for the link or links it is meant for; `device` counts what is dropped. `receipt` goes with it.
+    pub fn push(&self, command: Command, receipt: Option<Receipt>, device: &Device) {
         let drops = &device.state.stats.dropped;
         let Some(peers) = &self.peers else {
-            return self.single.push(command, drops);
+            return self.single.push(command, receipt, drops);
         };
         let peers = peers.lock();
-        match &command.target {
-            Target::All if peers.is_empty() => device.count_drop(DropReason::NoPeer, 1, None),
-            Target::All => peers.values().for_each(|outbox| outbox.push(command.clone(), drops)),
+        let nobody = match &command.target {
+            Target::All if peers.is_empty() => None,
+            Target::All => {
+                return peers.values().for_each(|outbox| outbox.push(command.clone(), receipt.clone(), drops));
+            }
             Target::Peer(peer) => match peers.get(peer) {
-                Some(outbox) => outbox.push(command, drops),
-                None => device.count_drop(DropReason::NoPeer, 1, Some(peer)),
+                Some(outbox) => return outbox.push(command, receipt, drops),
+                None => Some(peer.as_str()),
             },
+        };
+        device.count_drop(DropReason::NoPeer, 1, nobody);
+        if let Some(receipt) = receipt {
+            receipt.tell(Fate::Dropped(DropReason::NoPeer));
         }
     }
 

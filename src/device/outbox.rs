@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::queue::CommandQueue;
+use super::queue::{CommandQueue, Outgoing};
+use super::receipt::Receipt;
 use super::rules::Command;
 use crate::config;
 use crate::stats::{DropReason, Drops};
@@ -37,13 +38,13 @@ impl Outbox {
     }
 
     /// Queues `command`; what is dropped for it is counted.
-    pub fn push(&self, command: Command, drops: &Drops) {
-        self.queue.lock().push(Instant::now(), command, drops);
+    pub fn push(&self, command: Command, receipt: Option<Receipt>, drops: &Drops) {
+        self.queue.lock().push(Instant::now(), command, receipt, drops);
         self.filled.notify_one();
     }
 
     /// The next frame to write. `None`: `drain` is cancelled and nothing is left. Cancel safe.
-    pub async fn next(&self, drain: &CancellationToken, drops: &Drops) -> Option<Bytes> {
+    pub async fn next(&self, drain: &CancellationToken, drops: &Drops) -> Option<Outgoing> {
         loop {
             if let Some(frame) = self.try_next(drops) {
                 return Some(frame);
@@ -56,7 +57,7 @@ impl Outbox {
     }
 
     /// The next frame to write, if one waits.
-    pub fn try_next(&self, drops: &Drops) -> Option<Bytes> {
+    pub fn try_next(&self, drops: &Drops) -> Option<Outgoing> {
         self.queue.lock().pop(Instant::now(), drops)
     }
 
@@ -76,9 +77,9 @@ impl Outbox {
     }
 
     /// Remembers a frame that goes out, to know its echo by.
-    pub fn remember_written(&self, frame: Bytes) {
+    pub fn remember_written(&self, frame: &Bytes) {
         if let Some(written) = &self.written {
-            *written.lock() = Some(frame);
+            *written.lock() = Some(frame.clone());
         }
     }
 
@@ -105,10 +106,10 @@ mod tests {
     async fn what_is_queued_is_written_before_the_stop() {
         let (outbox, drops, drain) = (outbox(), Drops::default(), CancellationToken::new());
         outbox.set_online(true, &drops);
-        outbox.push(command("ON"), &drops);
+        outbox.push(command("ON"), None, &drops);
         drain.cancel();
-        assert_eq!(outbox.next(&drain, &drops).await.unwrap(), "ON");
-        assert_eq!(outbox.next(&drain, &drops).await, None);
+        assert_eq!(outbox.next(&drain, &drops).await.unwrap().frame, "ON");
+        assert!(outbox.next(&drain, &drops).await.is_none());
     }
 
     #[test]
@@ -116,7 +117,7 @@ mod tests {
         let outbox = outbox();
         let frame = Bytes::from_static(b"PING");
         assert!(!outbox.is_echo(&frame));
-        outbox.remember_written(frame.clone());
+        outbox.remember_written(&frame);
         assert!(!outbox.is_echo(&Bytes::from_static(b"PONG")));
         assert!(outbox.is_echo(&frame));
         assert!(!outbox.is_echo(&frame));

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::Device;
 use super::rules::peer_name;
-use super::session::{self, End};
+use super::session::{self, Link};
 use crate::config::TcpServer;
 use crate::stats::DropReason;
 use crate::transport::Stream;
@@ -18,20 +19,25 @@ use crate::transport::tcp_server::{self, Listener};
 pub async fn serve(device: &Arc<Device>, server: &TcpServer) {
     let mut backoff = device.backoff();
     while !device.stop.drain.is_cancelled() {
+        if device.hold.is_released() {
+            device.stay_released().await;
+            continue;
+        }
+        let drain = device.hold.links();
         match tcp_server::bind(server).await {
             Ok(listener) => {
                 backoff.reset();
                 device.set_online(&format!("listening on {}", listener.local_addr())).await;
-                accept(device, server, listener).await;
-                return;
+                accept(device, server, listener, &drain).await;
+                device.set_offline().await;
             }
             Err(error) => device.wait_for_next_attempt(&error.to_string(), &mut backoff).await,
         }
     }
 }
 
-/// Accepts until the gateway stops, then waits for the sessions to end.
-async fn accept(device: &Arc<Device>, server: &TcpServer, listener: Listener) {
+/// Accepts until `drain`, then waits for the sessions to end.
+async fn accept(device: &Arc<Device>, server: &TcpServer, listener: Listener, drain: &CancellationToken) {
     let idle = server.idle_timeout.into_iter().chain(device.config.idle_timeout).min();
     let refused = &device.state.stats.refused_peers;
     let mut sessions = JoinSet::new();
@@ -43,7 +49,7 @@ async fn accept(device: &Arc<Device>, server: &TcpServer, listener: Listener) {
                     tracing::warn!(device = device.name(), %peer, limit = server.max_connections,
                         "connection refused: max_connections is reached");
                 } else {
-                    sessions.spawn(serve_peer(device.clone(), idle, stream, peer));
+                    sessions.spawn(serve_peer(device.clone(), idle, stream, peer, drain.clone()));
                 }
             }
             Some(ended) = sessions.join_next() => {
@@ -52,25 +58,32 @@ async fn accept(device: &Arc<Device>, server: &TcpServer, listener: Listener) {
                     tracing::error!(device = device.name(), %error, "the task of a connection panicked");
                 }
             }
-            () = device.stopping() => break,
+            () = drain.cancelled() => break,
         }
     }
     drop(listener);
     while sessions.join_next().await.is_some() {}
 }
 
-async fn serve_peer(device: Arc<Device>, idle: Option<Duration>, mut stream: Stream, peer: SocketAddr) {
+async fn serve_peer(
+    device: Arc<Device>,
+    idle: Option<Duration>,
+    mut stream: Stream,
+    peer: SocketAddr,
+    drain: CancellationToken,
+) {
     let drops = &device.state.stats.dropped;
-    let link = device.links.add_peer(peer_name(peer));
-    let outbox = link.outbox.clone();
+    let of_peer = device.links.add_peer(peer_name(peer));
+    let outbox = of_peer.outbox.clone();
     outbox.set_online(true, drops);
     tracing::info!(device = device.name(), %peer, "connected");
-    let end = match session::prepare(&mut stream, &device).await {
-        Ok(()) => session::run(stream, Some(peer), idle, &device, &outbox).await,
+    let link = Link { device: &device, peer: Some(peer), outbox: &outbox, idle, drain };
+    let end = match session::prepare(&mut stream, &device, &link.drain).await {
+        Ok(()) => session::run(stream, &link).await,
         Err(end) => end,
     };
-    drop(link);
-    let reason = if matches!(end, End::Stopped) { DropReason::Stopped } else { DropReason::Offline };
+    drop(of_peer);
+    let reason = if device.stop.drain.is_cancelled() { DropReason::Stopped } else { DropReason::Offline };
     outbox.clear(reason, drops);
     tracing::info!(device = device.name(), %peer, reason = %end, "disconnected");
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::receipt::{Fate, Receipt};
 use super::rules::Command;
 use crate::config;
 use crate::stats::{DropReason, Drops};
@@ -27,9 +28,18 @@ pub struct CommandQueue {
 
 #[derive(Debug)]
 struct Waiting {
-    frame: Bytes,
+    outgoing: Outgoing,
     /// `None`: never, or so late that no `Instant` can name it.
     expires: Option<Instant>,
+}
+
+/// A frame that is to be written.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Before framing.
+    pub frame: Bytes,
+    /// Who waits for it.
+    pub receipt: Option<Receipt>,
 }
 
 impl CommandQueue {
@@ -48,32 +58,32 @@ impl CommandQueue {
     }
 
     /// Adds a command; its target has done its work by now.
-    pub fn push(&mut self, now: Instant, command: Command, drops: &Drops) {
+    pub fn push(&mut self, now: Instant, command: Command, receipt: Option<Receipt>, drops: &Drops) {
+        let outgoing = Outgoing { frame: command.frame, receipt };
         if !self.online && !self.limits.keep_while_offline {
-            drops.count(DropReason::Offline);
-            return;
+            return outgoing.dropped(DropReason::Offline, drops);
         }
         let expires = command.max_age.and_then(|age| now.checked_add(age));
-        self.bytes += command.frame.len();
-        self.waiting.push_back(Waiting { frame: command.frame, expires });
+        self.bytes += outgoing.frame.len();
+        self.waiting.push_back(Waiting { outgoing, expires });
         self.shrink(drops);
     }
 
     fn shrink(&mut self, drops: &Drops) {
         while self.waiting.len() > self.limits.max || self.bytes > MAX_BYTES {
-            self.take();
-            drops.count(DropReason::QueueFull);
+            let Some(oldest) = self.take() else { return };
+            oldest.outgoing.dropped(DropReason::QueueFull, drops);
         }
     }
 
     /// Takes the oldest command that has not expired.
-    pub fn pop(&mut self, now: Instant, drops: &Drops) -> Option<Bytes> {
+    pub fn pop(&mut self, now: Instant, drops: &Drops) -> Option<Outgoing> {
         loop {
             let command = self.take()?;
             if command.expires.is_none_or(|expires| now <= expires) {
-                return Some(command.frame);
+                return Some(command.outgoing);
             }
-            drops.count(DropReason::Expired);
+            command.outgoing.dropped(DropReason::Expired, drops);
         }
     }
 
@@ -87,8 +97,9 @@ impl CommandQueue {
 
     /// Drops all that waits, for instance as [`DropReason::Stopped`] when the gateway stops.
     pub fn clear(&mut self, reason: DropReason, drops: &Drops) {
-        drops.add(reason, self.waiting.len() as u64);
-        self.waiting.clear();
+        for command in self.waiting.drain(..) {
+            command.outgoing.dropped(reason, drops);
+        }
         self.bytes = 0;
     }
 
@@ -104,8 +115,17 @@ impl CommandQueue {
 
     fn take(&mut self) -> Option<Waiting> {
         let command = self.waiting.pop_front()?;
-        self.bytes -= command.frame.len();
+        self.bytes -= command.outgoing.frame.len();
         Some(command)
+    }
+}
+
+impl Outgoing {
+    fn dropped(self, reason: DropReason, drops: &Drops) {
+        drops.count(reason);
+        if let Some(receipt) = self.receipt {
+            receipt.tell(Fate::Dropped(reason));
+        }
     }
 }
 
@@ -124,16 +144,20 @@ mod tests {
         Command { frame: frame.into(), target: Target::All, max_age: max_age.map(Duration::from_secs) }
     }
 
+    fn pop(queue: &mut CommandQueue, now: Instant, drops: &Drops) -> Option<Bytes> {
+        queue.pop(now, drops).map(|outgoing| outgoing.frame)
+    }
+
     #[test]
     fn commands_come_out_in_order() {
         let (mut queue, drops) = queue(3, false);
         let now = Instant::now();
         queue.set_online(true, &drops);
         for frame in ["1", "2", "3"] {
-            queue.push(now, command(frame, None), &drops);
+            queue.push(now, command(frame, None), None, &drops);
         }
         assert_eq!(queue.len(), 3);
-        let popped: Vec<Bytes> = std::iter::from_fn(|| queue.pop(now, &drops)).collect();
+        let popped: Vec<Bytes> = std::iter::from_fn(|| pop(&mut queue, now, &drops)).collect();
         assert_eq!(popped, ["1", "2", "3"]);
         assert!(queue.is_empty() && drops.nonzero().next().is_none());
     }
@@ -143,10 +167,10 @@ mod tests {
         let (mut queue, drops) = queue(2, true);
         let now = Instant::now();
         for frame in ["1", "2", "3"] {
-            queue.push(now, command(frame, None), &drops);
+            queue.push(now, command(frame, None), None, &drops);
         }
         assert_eq!((queue.len(), drops.get(DropReason::QueueFull)), (2, 1));
-        assert_eq!(queue.pop(now, &drops).unwrap(), "2");
+        assert_eq!(pop(&mut queue, now, &drops).unwrap(), "2");
     }
 
     #[test]
@@ -154,7 +178,7 @@ mod tests {
         let (mut queue, drops) = queue(1000, true);
         let big = Bytes::from(vec![0; MAX_BYTES / 2]);
         for _ in 0..3 {
-            queue.push(Instant::now(), command(big.clone(), None), &drops);
+            queue.push(Instant::now(), command(big.clone(), None), None, &drops);
         }
         assert_eq!((queue.len(), drops.get(DropReason::QueueFull)), (2, 1));
     }
@@ -164,32 +188,48 @@ mod tests {
         let (mut queue, drops) = queue(9, true);
         let start = Instant::now();
         for (frame, max_age) in [("1", Some(1)), ("2", Some(3)), ("3", None), ("4", Some(u64::MAX))] {
-            queue.push(start, command(frame, max_age), &drops);
+            queue.push(start, command(frame, max_age), None, &drops);
         }
         let later = start + Duration::from_secs(3);
-        assert_eq!(queue.pop(later, &drops).unwrap(), "2");
+        assert_eq!(pop(&mut queue, later, &drops).unwrap(), "2");
         assert_eq!(drops.get(DropReason::Expired), 1);
-        assert_eq!(queue.pop(later + Duration::from_secs(99), &drops).unwrap(), "3");
-        assert_eq!(queue.pop(later, &drops).unwrap(), "4");
-        assert_eq!(queue.pop(later, &drops), None);
+        assert_eq!(pop(&mut queue, later + Duration::from_secs(99), &drops).unwrap(), "3");
+        assert_eq!(pop(&mut queue, later, &drops).unwrap(), "4");
+        assert_eq!(pop(&mut queue, later, &drops), None);
     }
 
     #[test]
     fn offline_commands_are_dropped_or_kept() {
         let now = Instant::now();
         let (mut dropping, drops) = queue(9, false);
-        dropping.push(now, command("1", None), &drops);
+        dropping.push(now, command("1", None), None, &drops);
         dropping.set_online(true, &drops);
-        dropping.push(now, command("2", None), &drops);
+        dropping.push(now, command("2", None), None, &drops);
         dropping.set_online(false, &drops);
         assert_eq!((dropping.len(), drops.get(DropReason::Offline)), (0, 2));
 
         let (mut keeping, drops) = queue(9, true);
-        keeping.push(now, command("1", None), &drops);
+        keeping.push(now, command("1", None), None, &drops);
         keeping.set_online(true, &drops);
         keeping.set_online(false, &drops);
         assert_eq!((keeping.len(), drops.get(DropReason::Offline)), (1, 0));
         keeping.clear(DropReason::Stopped, &drops);
-        assert_eq!((keeping.pop(now, &drops), drops.get(DropReason::Stopped)), (None, 1));
+        assert_eq!((pop(&mut keeping, now, &drops), drops.get(DropReason::Stopped)), (None, 1));
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told() {
+        let (mut queue, drops) = queue(1, false);
+        let now = Instant::now();
+        let (receipt, mut fates) = super::super::receipt::receipt();
+        queue.push(now, command("1", None), Some(receipt.clone()), &drops);
+        queue.set_online(true, &drops);
+        queue.push(now, command("2", None), Some(receipt.clone()), &drops);
+        queue.push(now, command("3", Some(0)), Some(receipt), &drops);
+        assert!(queue.pop(now + Duration::from_secs(1), &drops).is_none());
+        for reason in [DropReason::Offline, DropReason::QueueFull, DropReason::Expired] {
+            assert_eq!(fates.next().await, Some(Fate::Dropped(reason)));
+        }
+        assert_eq!(fates.next().await, None);
     }
 }

@@ -25,7 +25,7 @@ mod payload;
 mod publish;
 
 pub use command::{Command, CommandOutcome, CommandRules, Target};
-pub(super) use payload::rfc3339;
+pub use payload::rfc3339;
 pub use publish::PublishRules;
 
 /// A message for the broker.

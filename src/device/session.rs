@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::Device;
 use super::outbox::Outbox;
@@ -18,10 +19,28 @@ use writer::write_commands;
 mod reader;
 mod writer;
 
+/// How long a stop or a release of the device waits for commands that are queued: `release` is waited for.
+pub const RELEASE_TIME: Duration = Duration::from_secs(1);
+
+/// What a session works with, beside its stream.
+#[derive(Debug)]
+pub struct Link<'a> {
+    /// Whose it is.
+    pub device: &'a Device,
+    /// The other end, for TCP.
+    pub peer: Option<SocketAddr>,
+    /// Its commands.
+    pub outbox: &'a Outbox,
+    /// How long nothing may come.
+    pub idle: Option<Duration>,
+    /// Cancelled when the link is to end: no new frames, what is queued is still written.
+    pub drain: CancellationToken,
+}
+
 /// Why a link ended.
 #[derive(Debug)]
 pub enum End {
-    /// The gateway stops; what was queued has been written.
+    /// The gateway stops, or the device was released; what was queued has been written.
     Stopped,
     /// The other side closed, or the cable was pulled.
     Unplugged,
@@ -43,10 +62,10 @@ impl std::fmt::Display for End {
 }
 
 /// Waits out `settle` and writes `on_connect`; what arrives meanwhile is dropped and counted.
-pub async fn prepare(stream: &mut Stream, device: &Device) -> Result<(), End> {
+pub async fn prepare(stream: &mut Stream, device: &Device, drain: &CancellationToken) -> Result<(), End> {
     tokio::select! {
         prepared = settle_and_greet(stream, device) => prepared,
-        () = device.stopping() => Err(End::Stopped),
+        () = drain.cancelled() => Err(End::Stopped),
     }
 }
 
@@ -72,24 +91,18 @@ async fn settle_and_greet(stream: &mut Stream, device: &Device) -> Result<(), En
     Ok(())
 }
 
-/// Runs both pumps until the link ends or the gateway stops.
+/// Runs both pumps until the link ends or is to end.
 ///
 /// Neither pump is dropped while it holds frames that nobody has counted: when writing fails, reading ends after the
 /// frames it has; when reading ends, what was being written is counted.
-pub async fn run(
-    stream: Stream,
-    peer: Option<SocketAddr>,
-    idle: Option<Duration>,
-    device: &Device,
-    outbox: &Outbox,
-) -> End {
+pub async fn run(stream: Stream, link: &Link<'_>) -> End {
     let (read, write) = stream.into_split();
-    let halt = device.stop.drain.child_token();
-    let mut reader = Reader::new(read, peer, idle, device, outbox);
+    let halt = link.drain.child_token();
+    let mut reader = Reader::new(read, link);
     let writing = async {
         tokio::select! {
-            end = write_commands(write, device, outbox) => end,
-            () = device.stop.now.cancelled() => End::Stopped,
+            end = write_commands(write, link) => end,
+            () = time_is_over(link) => End::Stopped,
         }
     };
     tokio::pin!(writing);
@@ -115,6 +128,22 @@ pub async fn run(
     };
     reader.finish();
     end
+}
+
+/// Resolves when what is queued waits no longer.
+async fn time_is_over(link: &Link<'_>) {
+    let released = async {
+        link.drain.cancelled().await;
+        // A gateway that stops has its own time.
+        match link.device.hold.is_released() {
+            true => sleep(RELEASE_TIME).await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = link.device.stop.now.cancelled() => {}
+        () = released => {}
+    }
 }
 
 /// `work`'s result, or `None` when `deadline` comes first. Without a deadline no timer is touched.

@@ -41,6 +41,7 @@ pub struct DeviceState {
 #[derive(Debug, Default)]
 struct LinkState {
     up_since: Option<SystemTime>,
+    down_since: Option<SystemTime>,
     was_up: bool,
     last_error: Option<String>,
 }
@@ -56,9 +57,18 @@ impl DeviceState {
         link.up_since = Some(now);
     }
 
-    /// The link went down.
-    pub fn set_offline(&self) {
-        self.link.lock().up_since = None;
+    /// The link went down at `now`.
+    pub fn set_offline(&self, now: SystemTime) {
+        let mut link = self.link.lock();
+        if link.up_since.take().is_some() {
+            link.down_since = Some(now);
+        }
+    }
+
+    /// When the link came up, or went; `None` if it has never been up.
+    pub fn since(&self) -> Option<SystemTime> {
+        let link = self.link.lock();
+        link.up_since.or(link.down_since)
     }
 
     /// Remembers why the link failed, or could not be had. Returns whether that is news.
@@ -112,8 +122,10 @@ mod tests {
         let state = DeviceState::default();
         state.set_online(SystemTime::UNIX_EPOCH);
         assert_eq!(state.stats.reconnects.get(), 0);
-        state.set_offline();
-        assert!(!state.is_online());
+        let later = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        state.set_offline(later);
+        state.set_offline(later + std::time::Duration::from_secs(1));
+        assert_eq!((state.is_online(), state.since()), (false, Some(later)));
         state.set_online(SystemTime::UNIX_EPOCH);
         assert_eq!(state.stats.reconnects.get(), 1);
     }

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep_until;
 
 use super::rules::{Now, Outcome, Publication, PublishRules};
+use super::watch::{Event, Made, What};
 use super::{Device, Pending};
 use crate::broker::local::Publish;
 use crate::config;
@@ -46,8 +47,13 @@ impl Uplink {
         let Rules { rules, outcomes } = &mut *guard;
         #[cfg(any(test, feature = "testing"))]
         misbehave(frame);
-        rules.apply(frame, peer, Now::read(), outcomes);
-        publish(device, outcomes).await;
+        let now = Now::read();
+        rules.apply(frame, peer, now, outcomes);
+        let mut made = device.watch.is_watched().then(Vec::new);
+        publish(device, outcomes, made.as_mut()).await;
+        if let Some(made) = made {
+            device.watch.show(Event { time: now.wall, what: What::In { frame: frame.clone(), peer, made } });
+        }
         if rules.next_due().is_some() {
             self.held_back.notify_one();
         }
@@ -63,7 +69,7 @@ impl Uplink {
                         let mut guard = self.rules.lock().await;
                         let Rules { rules, outcomes } = &mut *guard;
                         rules.due(Now::read(), outcomes);
-                        publish(device, outcomes).await;
+                        publish_later(device, outcomes).await;
                     }
                     () = self.held_back.notified() => {}
                 },
@@ -76,7 +82,7 @@ impl Uplink {
         let mut guard = self.rules.lock().await;
         let Rules { rules, outcomes } = &mut *guard;
         rules.flush(Now::read(), outcomes);
-        publish(device, outcomes).await;
+        publish_later(device, outcomes).await;
     }
 
     async fn next_due(&self) -> Option<Instant> {
@@ -96,8 +102,18 @@ fn misbehave(frame: &[u8]) {
     }
 }
 
-/// Publishes what the rules made. What is left when the gateway's time to stop is over is counted.
-async fn publish(device: &Device, outcomes: &mut Vec<Outcome>) {
+/// Publishes what was held back.
+async fn publish_later(device: &Device, outcomes: &mut Vec<Outcome>) {
+    let mut made = device.watch.is_watched().then(Vec::new);
+    publish(device, outcomes, made.as_mut()).await;
+    if let Some(made) = made.filter(|made| !made.is_empty()) {
+        device.watch.tell(|| What::Later { made });
+    }
+}
+
+/// Publishes what the rules made, and adds it to `made`. What is left when the gateway's time to stop is over is
+/// counted.
+async fn publish(device: &Device, outcomes: &mut Vec<Outcome>, mut made: Option<&mut Vec<Made>>) {
     let mut pending = Pending::new(device, DropReason::Stopped);
     pending.count = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Publish(_))).count() as u64;
     for outcome in outcomes.drain(..) {
@@ -105,9 +121,13 @@ async fn publish(device: &Device, outcomes: &mut Vec<Outcome>) {
             Outcome::Publish(message) => message,
             Outcome::Dropped { reason, detail } => {
                 device.count_drop(reason, 1, detail.as_deref());
+                if let Some(made) = &mut made {
+                    made.push(Made::Dropped { reason, detail });
+                }
                 continue;
             }
         };
+        let shown = made.is_some().then(|| message.clone());
         let Publication { topic, payload, qos, retain } = message;
         let published = tokio::select! {
             biased;
@@ -115,9 +135,16 @@ async fn publish(device: &Device, outcomes: &mut Vec<Outcome>) {
             () = device.stop.now.cancelled() => return,
         };
         pending.count -= 1;
-        match published {
-            Ok(_) => device.state.stats.published.increment(),
-            Err(error) => device.count_drop(DropReason::Refused, 1, Some(&error.to_string())),
+        let refused = published.err().map(|error| error.to_string());
+        match &refused {
+            None => device.state.stats.published.increment(),
+            Some(_) => device.count_drop(DropReason::Refused, 1, refused.as_deref()),
+        }
+        if let (Some(made), Some(shown)) = (&mut made, shown) {
+            made.push(match refused {
+                None => Made::Published(shown),
+                Some(_) => Made::Dropped { reason: DropReason::Refused, detail: refused },
+            });
         }
     }
 }

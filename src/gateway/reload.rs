@@ -107,6 +107,7 @@ impl Diff {
 /// What `new` leaves in force where `old` is: all of it but the keys that need a restart.
 pub fn in_force(old: &Config, mut new: Config) -> Config {
     new.gateway.state_dir.clone_from(&old.gateway.state_dir);
+    new.gateway.control.clone_from(&old.gateway.control);
     new.log.format = old.log.format;
     new.broker.database.clone_from(&old.broker.database);
     new.broker.sys_interval = old.broker.sys_interval;
@@ -116,6 +117,7 @@ pub fn in_force(old: &Config, mut new: Config) -> Config {
 fn fixed_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     let differs = [
         ("[gateway] state_dir", old.gateway.state_dir != new.gateway.state_dir),
+        ("[gateway] control", old.gateway.control != new.gateway.control),
         ("[log] format", old.log.format != new.log.format),
         ("[broker] persistence", old.broker.database.is_some() != new.broker.database.is_some()),
         ("[broker] sys_interval", old.broker.sys_interval != new.broker.sys_interval),

@@ -8,6 +8,7 @@ use gatepost::broker::local::Publish;
 use gatepost::config;
 use gatepost::qos::Qos;
 use gatepost::topic::{TopicFilter, TopicName};
+use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::client::*;
@@ -104,7 +105,7 @@ async fn a_subscriber_finds_the_values_of_this_moment() {
     assert!(values.0["uptime"].ends_with(" seconds"), "{}", values.0["uptime"]);
     assert_eq!(values.0["load/bytes/received/15min"].split('.').nth(1).map(str::len), Some(2));
     assert_eq!((values.number("clients/connected"), values.number("clients/total")), (1, 1));
-    assert!(values.number("heap/current") > 1_000_000 && values.0.len() == 55, "{:#?}", values.0);
+    assert!(values.number("heap/current") > 1_000_000 && values.0.len() == 62, "{:#?}", values.0);
 
     let (mut kept, _) = Client::connect_as(&broker, &Connect::v5("kept").kept()).await;
     kept.subscribe(1, "t", 1).await;
@@ -238,4 +239,33 @@ async fn a_session_whose_client_stays_away_is_counted_as_expired() {
     let mut watcher = Watcher::new(&broker).await;
     let values = watcher.expect(|values| values.number("clients/expired") == 1).await;
     assert_eq!((values.number("clients/total"), values.number("clients/maximum")), (1, 2));
+}
+
+#[tokio::test]
+async fn what_is_on_disk_has_its_health_and_its_costs() {
+    let broker = start_with(NEVER).await;
+    let off = Watcher::new(&broker).await.read().await;
+    assert_eq!((&*off.0["store/state"], off.number("store/commits"), off.number("store/size")), ("off", 0, 0));
+
+    let dir = TempDir::new().unwrap();
+    let database = Some(dir.path().join("broker.db"));
+    let broker = start(config::Broker { database, sys_interval: NEVER, ..settings() }).await;
+    let mut client = Client::connect(&broker, &Connect::v3("kept").kept()).await;
+    client.subscribe(1, "t", 1).await;
+    client.disconnect().await;
+    Client::connect(&broker, &Connect::v3("p")).await.publish_acked("t", &[b'x'; 5000]).await;
+    let values = Watcher::new(&broker).await.expect(|values| values.number("store/pending") == 0).await;
+    let number = |topic| values.number(topic);
+    assert_eq!((&*values.0["store/state"], number("store/failures"), number("store/dropped")), ("healthy", 0, 0));
+    assert!(number("store/commits") > 0 && number("store/bytes/written") > 5000, "{:#?}", values.0);
+    assert!(number("store/size") > 5000, "{:#?}", values.0);
+    let figures = serde_json::to_value(broker.figures()).unwrap();
+    assert_eq!((&figures["store"]["state"], &figures["store"]["error"]), (&"healthy".into(), &serde_json::Value::Null));
+    drop(broker);
+
+    // A file that cannot be used.
+    let database = Some(dir.path().to_owned());
+    let broker = start(config::Broker { database, sys_interval: NEVER, ..settings() }).await;
+    assert_eq!(Watcher::new(&broker).await.read().await.0["store/state"], "degraded");
+    assert!(broker.figures().store.error.is_some_and(|error| error.contains("not a file")));
 }

@@ -1,7 +1,7 @@
 //! `gatepost run` as a user starts it, on a free port and in a folder of its own.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ const HEAD: &str = r#"
 [gateway]
 name = "test"
 state_dir = "state"
+control = "control.sock"
 "#;
 
 const LOG: &str = r#"
@@ -39,7 +40,7 @@ pub struct Gateway {
 pub fn gatepost(args: &[&str]) -> Command {
     let binary = std::env::var_os("GATEPOST_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_gatepost").into());
     let mut command = Command::new(binary);
-    command.args(args).env_remove("GATEPOST_LOG").env_remove("STATE_DIRECTORY");
+    command.args(args).env_remove("GATEPOST_LOG").env_remove("STATE_DIRECTORY").env_remove("RUNTIME_DIRECTORY");
     command
 }
 
@@ -129,6 +130,31 @@ impl Gateway {
     /// Where its config lies.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// `gatepost COMMAND --socket … ARGS`, not started yet.
+    pub fn command(&self, command: &str, args: &[&str]) -> Command {
+        let socket = self.control();
+        gatepost(&[&[command, "--socket", socket.to_str().unwrap()], args].concat())
+    }
+
+    /// The path of its control socket.
+    pub fn control(&self) -> PathBuf {
+        self.dir().join("control.sock")
+    }
+
+    /// What `gatepost status --json` says.
+    pub fn status(&self) -> serde_json::Value {
+        let output = self.command("status", &["--json"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The same of one device.
+    pub fn device_status(&self, name: &str) -> serde_json::Value {
+        let status = self.status();
+        let device = status["devices"].as_array().unwrap().iter().find(|device| device["name"] == name);
+        device.unwrap_or_else(|| panic!("no {name} in {status:#}")).clone()
     }
 
     /// Process id, for /proc.

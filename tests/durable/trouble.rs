@@ -15,6 +15,13 @@ fn limit_files(world: &World, bytes: Option<u64>) {
     prlimit(id, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
 }
 
+/// What `$SYS` says.
+async fn state_of_the_store(world: &World) -> String {
+    let mut watcher = world.connect(&Connect::v3("watcher")).await;
+    watcher.subscribe(1, "$SYS/broker/store/state", 0).await;
+    String::from_utf8(watcher.payload().await).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_full_disk_it_goes_on_in_memory_and_then_catches_up() {
     // Otherwise the signal for a file that is too large would end it.
@@ -31,6 +38,7 @@ async fn with_a_full_disk_it_goes_on_in_memory_and_then_catches_up() {
         publisher.publish_acked("t", &large).await;
     }
     world.expect(&["ERROR", "the store cannot write", "hint:"]);
+    assert_eq!(state_of_the_store(&world).await, "degraded");
     let mut client = world.resume(&connect).await;
     assert_eq!(client.payload().await, b"before");
     for _ in 0..9 {
@@ -41,6 +49,7 @@ async fn with_a_full_disk_it_goes_on_in_memory_and_then_catches_up() {
     client.ping().await;
     limit_files(&world, None);
     world.expect(&["INFO", "the disk takes what is written again"]);
+    assert_eq!(state_of_the_store(&world).await, "healthy");
     publisher.publish_acked("t", b"after").await;
     let world = world.restart(How::Killed);
     let mut client = world.resume(&connect).await;

@@ -27,7 +27,10 @@ fn publish(gateway: &Gateway, args: &[&str]) {
 
 #[test]
 fn help_has_examples_and_wrong_arguments_exit_2() {
-    let commands = ["run", "check", "demo", "doctor", "ports", "pub", "sub", "route"];
+    let commands = [
+        "run", "check", "demo", "doctor", "ports", "pub", "sub", "route", "passwd", "status", "top", "monitor", "send",
+        "release", "acquire", "reload",
+    ];
     let (code, all, _) = run(&["--help"]);
     assert_eq!(code, 0);
     for command in commands {
@@ -119,6 +122,13 @@ fn the_configs_in_the_readme_pass_the_check() {
     let blocks: Vec<&str> = begin.map(|rest| rest.split("```").next().unwrap_or_default()).collect();
     assert!(blocks.len() >= 6, "only {} configs in README.md", blocks.len());
     let dir = TempDir::new().unwrap();
+    let tls = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
+    for (own, named) in [("localhost.pem", "server.pem"), ("localhost.key", "server.key")] {
+        std::fs::copy(tls.join(own), dir.path().join(named)).unwrap();
+    }
+    for file in ["passwd", "acl"] {
+        std::fs::write(dir.path().join(file), "").unwrap();
+    }
     for block in blocks {
         let (code, _, error) = run(&["check", "-c", &config_file(&dir, block)]);
         assert_eq!(code, 0, "{block}\n{error}");

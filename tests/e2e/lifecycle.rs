@@ -136,6 +136,6 @@ fn sighup_and_sigusr1_do_not_end_it() {
         gateway.process().signal(signal);
         Mqtt::connect(gateway.port()).publish("alive", "yes", 1);
     }
-    gateway.process().find_all(&["broker stats", r#""connected":"#]);
+    gateway.process().find_all(&["broker stats", r#""connected":"#, r#""store":{"state":"healthy""#]);
     gateway.terminate();
 }

@@ -97,7 +97,7 @@ fn mosquitto_clients_come_over_tls_and_unix_sockets() {
     let tls: Vec<&str> =
         ["-h", "localhost", "-p", &port].into_iter().chain(identity.iter().map(String::as_str)).collect();
     let unix = ["--unix", &socket];
-    for version in ["mqttv311", "mqttv5"] {
+    for version in ["mqttv31", "mqttv311", "mqttv5"] {
         for (publisher, subscriber) in [(&tls[..], &unix[..]), (&unix, &tls)] {
             let sub = [&["-oL", "mosquitto_sub", "-V", version, "-d", "-t", "a/#", "-C", "1", "-W", "20"], subscriber]
                 .concat();

@@ -58,7 +58,7 @@ fn a_light_on_a_wire_is_switched_from_mosquitto_pub() {
 #[ignore = "needs mosquitto-clients"]
 fn both_ends_at_every_quality_and_version() {
     let gateway = Gateway::start("");
-    for version in ["mqttv311", "mqttv5"] {
+    for version in ["mqttv31", "mqttv311", "mqttv5"] {
         for qos in ["0", "1", "2"] {
             let mut process = sub(
                 &gateway,

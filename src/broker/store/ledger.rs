@@ -229,6 +229,11 @@ impl Ledger {
         self.mode
     }
 
+    /// How many changes wait.
+    pub(super) fn pending(&self) -> usize {
+        self.pending.weight().entries
+    }
+
     /// Of the last change that somebody may wait for.
     pub(super) fn last(&self) -> u64 {
         self.last

@@ -229,6 +229,27 @@ async fn damage_found_while_it_runs_is_set_aside_and_all_is_asked_for() {
     assert_eq!((restored.retained.len(), restored.sessions.len()), (1, 0));
 }
 
+#[tokio::test]
+async fn the_room_of_a_flood_is_given_back() {
+    let (_folder, path) = folder();
+    let (store, _) = open(&path);
+    let mut sizes = Vec::new();
+    for rows in [2000, 500, 500, 500] {
+        let session = session(&store, "client");
+        for _ in 0..rows / 50 {
+            for _ in 0..50 {
+                enqueue(&store, session, &[1; 10_000]);
+            }
+            done(&store, store.latest()).await;
+        }
+        sizes.push(store.size());
+        done(&store, store.submit(Change::EndSession { session })).await;
+    }
+    store.close(DEADLINE).await;
+    let left = fs::metadata(&path).unwrap().len();
+    assert!(left < sizes[0] / 2, "{sizes:?}, then {left}");
+}
+
 /// A store with everything in it, cleanly closed: the bytes of its file, and what it holds.
 fn sample() -> (Vec<u8>, String) {
     let (_folder, path) = folder();

@@ -14,11 +14,13 @@ pub fn of(figures: &Figures, loads: &Loads) -> Vec<(Topic, String)> {
         ("$SYS/broker/version".into(), concat!("gatepost version ", env!("CARGO_PKG_VERSION")).to_owned()),
         ("$SYS/broker/uptime".into(), format!("{} seconds", figures.uptime)),
     ];
+    let store = ("$SYS/broker/store/state".into(), figures.store.state.as_str().to_owned());
     let numbers = numbers(figures);
     values.extend(numbers.into_iter().map(|(topic, number)| (topic.into(), number.to_string())));
     values.extend(
         loads.iter().map(|(name, span, load)| (format!("$SYS/broker/load/{name}/{span}").into(), format!("{load:.2}"))),
     );
+    values.push(store);
     values.extend(
         figures.dropped.iter().map(|(reason, number)| {
             (format!("$SYS/broker/publish/messages/dropped/{reason}").into(), number.to_string())
@@ -28,7 +30,7 @@ pub fn of(figures: &Figures, loads: &Loads) -> Vec<(Topic, String)> {
 }
 
 fn numbers(figures: &Figures) -> Vec<(&'static str, u64)> {
-    let Figures { clients, retained, queued, memory, .. } = figures;
+    let Figures { clients, retained, queued, store, memory, .. } = figures;
     let Traffic { bytes, packets, messages, payload } = figures.received;
     let sent = figures.sent;
     // A message that waits for several clients counts for each, other than with mosquitto.
@@ -60,6 +62,12 @@ fn numbers(figures: &Figures) -> Vec<(&'static str, u64)> {
         ("$SYS/broker/bytes/sent", sent.bytes),
         ("$SYS/broker/publish/bytes/received", payload),
         ("$SYS/broker/publish/bytes/sent", sent.payload),
+        ("$SYS/broker/store/commits", store.commits),
+        ("$SYS/broker/store/bytes/written", store.written),
+        ("$SYS/broker/store/pending", store.pending),
+        ("$SYS/broker/store/failures", store.failures),
+        ("$SYS/broker/store/dropped", store.dropped),
+        ("$SYS/broker/store/size", store.size),
     ]
 }
 
@@ -75,11 +83,12 @@ mod tests {
         let figures = Figures { uptime: 12, dropped, ..Figures::default() };
         let values = of(&figures, &Loads::new(Instant::now()));
         let topics: BTreeSet<&str> = values.iter().map(|(topic, _)| &**topic).collect();
-        assert_eq!((topics.len(), values.len()), (2 + 26 + 27 + 2, 2 + 26 + 27 + 2));
+        assert_eq!((topics.len(), values.len()), (2 + 32 + 27 + 1 + 2, 2 + 32 + 27 + 1 + 2));
         assert!(topics.iter().all(|topic| topic.starts_with("$SYS/broker/")));
         let value = |topic: &str| &*values.iter().find(|(name, _)| name == topic).unwrap().1;
         assert_eq!(value("$SYS/broker/uptime"), "12 seconds");
         assert_eq!(value("$SYS/broker/load/publish/dropped/15min"), "0.00");
+        assert_eq!(value("$SYS/broker/store/state"), "off");
         assert_eq!(value("$SYS/broker/publish/messages/dropped"), "9");
         assert_eq!(value("$SYS/broker/publish/messages/dropped/queue_full"), "7");
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 
-use super::escape;
+use crate::cli::escape;
 use crate::config::Device;
 use crate::device::rules::{Command, CommandOutcome, CommandRules, Now, Outcome, Publication, PublishRules, Target};
 use crate::framing::Codec;

@@ -1,17 +1,14 @@
 //! The way up: bytes to frames, frames to the rules.
 
 use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{End, before, link_error};
-use crate::device::Device;
-use crate::device::outbox::Outbox;
+use super::{End, Link, before, link_error};
+use crate::device::watch::{Made, What};
 use crate::framing::{Codec, Decoded};
 use crate::stats::DropReason;
 use crate::transport::ReadHalf;
@@ -22,25 +19,16 @@ const READ_SIZE: std::ops::RangeInclusive<usize> = 4 * 1024..=64 * 1024;
 /// Reads one link.
 pub(super) struct Reader<'a> {
     read: ReadHalf,
-    peer: Option<SocketAddr>,
-    idle: Option<Duration>,
-    device: &'a Device,
-    outbox: &'a Outbox,
+    link: &'a Link<'a>,
     codec: Codec,
     buffer: BytesMut,
 }
 
 impl<'a> Reader<'a> {
     /// Nothing has been read yet.
-    pub(super) fn new(
-        read: ReadHalf,
-        peer: Option<SocketAddr>,
-        idle: Option<Duration>,
-        device: &'a Device,
-        outbox: &'a Outbox,
-    ) -> Reader<'a> {
-        let codec = Codec::new(&device.config.framing);
-        Reader { read, peer, idle, device, outbox, codec, buffer: BytesMut::new() }
+    pub(super) fn new(read: ReadHalf, link: &'a Link<'a>) -> Reader<'a> {
+        let codec = Codec::new(&link.device.config.framing);
+        Reader { read, link, codec, buffer: BytesMut::new() }
     }
 
     /// Passes frames on until the link ends, or until `halt`: then [`End::Stopped`], with no whole frame left behind.
@@ -49,7 +37,7 @@ impl<'a> Reader<'a> {
         let mut room = *READ_SIZE.start();
         loop {
             let gap_ends = self.codec.gap().filter(|_| !self.buffer.is_empty()).map(|gap| last_read + gap);
-            let idle_ends = self.idle.map(|idle| last_read + idle);
+            let idle_ends = self.link.idle.map(|idle| last_read + idle);
             self.buffer.reserve(room);
             let read = tokio::select! {
                 biased;
@@ -60,7 +48,7 @@ impl<'a> Reader<'a> {
                 Some(Ok(0)) => return End::Unplugged,
                 Some(Ok(n)) => {
                     last_read = Instant::now();
-                    self.device.state.stats.bytes_in.add(n as u64);
+                    self.link.device.state.stats.bytes_in.add(n as u64);
                     if n >= room {
                         room = (room * 2).min(*READ_SIZE.end());
                     }
@@ -75,30 +63,38 @@ impl<'a> Reader<'a> {
                         self.take(decoded).await;
                     }
                 }
-                None => return End::Idle(self.idle.unwrap_or_default()),
+                None => return End::Idle(self.link.idle.unwrap_or_default()),
             }
         }
     }
 
     async fn take(&mut self, decoded: Decoded) {
+        let Link { device, peer, .. } = *self.link;
         match decoded {
             Decoded::Frame(frame) => {
-                self.device.state.stats.frames_in.increment();
-                if self.outbox.is_echo(&frame) {
-                    self.device.state.stats.dropped.count(DropReason::Echo);
+                device.state.stats.frames_in.increment();
+                if self.link.outbox.is_echo(&frame) {
+                    let reason = DropReason::Echo;
+                    device.state.stats.dropped.count(reason);
+                    device.watch.tell(|| What::In { frame, peer, made: vec![Made::Dropped { reason, detail: None }] });
                     return;
                 }
-                self.device.uplink.take(self.device, &frame, self.peer).await;
+                device.uplink.take(device, &frame, peer).await;
             }
-            Decoded::Dropped { reason, count } => self.device.count_drop(reason, count, None),
+            Decoded::Dropped { reason, count } => self.discarded(reason, count),
         }
+    }
+
+    fn discarded(&self, reason: DropReason, count: u64) {
+        self.link.device.count_drop(reason, count, None);
+        self.link.device.watch.tell(|| What::Discarded { reason, count });
     }
 
     /// Counts what is left when the link has ended.
     pub(super) fn finish(mut self) {
         while let Some(decoded) = self.codec.decode_end(&mut self.buffer) {
             if let Decoded::Dropped { reason, count } = decoded {
-                self.device.count_drop(reason, count, None);
+                self.discarded(reason, count);
             }
         }
     }
