@@ -245,6 +245,14 @@ impl Broker {
     pub async fn stop(&self, deadline: Duration) -> bool {
         self.cancel();
         let ended = tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_ok();
+        if !ended {
+            let (clients, tasks) = (self.shared.stats.connected.get(), self.shared.tasks.len());
+            tracing::warn!(
+                clients,
+                tasks,
+                "some of the broker's listeners, connections and sessions did not end in time"
+            );
+        }
         if !self.shared.store.close(CLOSE_TIME).await {
             tracing::warn!("the disk was not done in time: the last changes may be missing at the next start");
         }

@@ -291,9 +291,7 @@ impl Gateway {
         let mut state = self.state.lock().await;
         state.fleet.stop_all().await;
         self.publish_status(&state.status, b"offline").await;
-        if !self.broker.stop(BROKER_TIME).await {
-            tracing::warn!("some MQTT connections did not end in time");
-        }
+        self.broker.stop(BROKER_TIME).await;
         // A reload that waited for this one ends at once now.
         drop(state);
         self.helpers.close();

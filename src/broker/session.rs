@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ use tokio::task::consume_budget;
 
 use super::Shared;
 use super::acl::Rights;
-use super::admission::{SessionExpiry, Terms};
+use super::admission::Terms;
 use super::auth::Login;
 use super::bus::BusError;
 use super::inflight::Inflight;
@@ -24,7 +24,7 @@ use super::limits::Permits;
 use super::listener::Entrance;
 use super::message::Message;
 use super::pace::Pace;
-use super::packet::{Connect, PacketError, Reason, WillRequest, write_disconnect};
+use super::packet::{Connect, PacketError, Reason, WillRequest};
 use super::queue::{Queue, QueueLimits};
 use super::reader::Reader;
 use super::share::Memberships;
@@ -41,10 +41,10 @@ use journal::Journal;
 use replies::Replies;
 use tally::Tally;
 use timer::Timer;
-use wire::{Io, Wire};
 
 mod access;
 mod answers;
+mod connected;
 mod incoming;
 mod journal;
 mod liveness;
@@ -302,161 +302,6 @@ impl Session {
         self.shared.stats.dropped.add(DropReason::Stopped, left as u64);
         self.shares.leave_all(handed_on);
         self.let_go();
-    }
-
-    /// Serves one connection to its end.
-    async fn serve(
-        &mut self,
-        mut connection: Box<Attach>,
-        resumes: bool,
-        calls: &mut mpsc::Receiver<Call>,
-    ) -> Aftermath {
-        let now = Instant::now();
-        let mut connack = connection.terms.connack.clone();
-        connack.session_present = resumes;
-        self.login = std::mem::take(&mut connection.login);
-        self.entrance = Some(connection.entrance.clone());
-        self.settings = connection.settings.clone();
-        self.inflight.connect(self.settings.max_inflight.min(connection.connect.receive_maximum));
-        self.shares.set_connected(true);
-        self.set_expiry(connection.terms.session_expiry);
-        let clean_start = connection.connect.clean_start;
-        let mut wire = Wire::new(*connection, self.shared.stats.connected.count(), now);
-        connack.write(&mut wire.output, wire.version);
-        self.shared.stats.connections.increment();
-        self.tally.connected();
-        tracing::info!(
-            client_id = excerpt(&self.client_id),
-            user = self.login.user().map(excerpt),
-            peer = %wire.peer,
-            version = %wire.version,
-            clean_start,
-            session_present = resumes,
-            "client connected"
-        );
-        let end = match self.exchange(&mut wire, calls).await {
-            Ok(never) => match never {},
-            Err(end) => end,
-        };
-        self.finish(wire, end)
-    }
-
-    /// Moves packets and messages until the connection ends.
-    async fn exchange(
-        &mut self,
-        wire: &mut Wire,
-        calls: &mut mpsc::Receiver<Call>,
-    ) -> Result<std::convert::Infallible, End> {
-        let mut timer = Timer::default();
-        let mut stop = None;
-        // All may have changed since the client was let in.
-        self.look()?;
-        loop {
-            // The bus alone can keep this loop busy for ever.
-            consume_budget().await;
-            let now = Instant::now();
-            // Before anything is looked at that waits for more of it.
-            let written = self.shared.store.committed();
-            if let Some(held) = wire.held.take() {
-                self.hand_over(wire, held)?;
-            }
-            self.handle_input(wire, now)?;
-            self.settle(Some(wire));
-            self.pump(wire, now);
-            self.account(&wire.output);
-            if stop.is_some_and(|deadline| now >= deadline || self.has_delivered(wire)) {
-                return Err(End::Stopped);
-            }
-            if let Some(overdue) = wire.liveness.overdue(now) {
-                return Err(overdue.into());
-            }
-            // Messages are left in the inbox only while the pace holds them.
-            let pace = self.pace.deadline().filter(|_| !self.inbox.is_empty());
-            let deadline = wire.liveness.deadline().into_iter().chain(pace).chain(stop).min();
-            let busy = wire.held.as_ref().map(|held| held.envelope.lane());
-            let promises = self.promises(written);
-            let (bus, store) = (&self.shared.bus, &self.shared.store);
-            tokio::select! {
-                progress = wire.io(now) => match progress? {
-                    Io::Read(0) => return Err(End::Closed),
-                    Io::Read(bytes) => self.shared.stats.received.bytes.add(bytes as u64),
-                    Io::Wrote(bytes) => {
-                        self.tally.wrote(bytes);
-                        self.shared.stats.sent.bytes.add(bytes as u64);
-                    }
-                },
-                received = self.reader.recv(&mut self.inbox), if self.inbox.is_empty() => received?,
-                () = self.shares.arrived() => {}
-                call = calls.recv(), if stop.is_none() => match call {
-                    Some(Call::Attach(next)) => return Err(End::TakenOver(next)),
-                    Some(Call::Look) => self.look()?,
-                    None => stop = Some(Instant::now() + LAST_WORDS),
-                },
-                () = async { if let Some(lane) = busy { bus.ready(lane).await } }, if busy.is_some() => {}
-                () = promises.come_true(bus, store), if promises.are_open() => {}
-                number = resync(store, self.journal.as_ref()), if self.journal.is_some() => self.save_anew(number),
-                () = timer.wait(deadline) => {}
-            }
-        }
-    }
-
-    /// Whether the client has been sent all that was published so far.
-    fn has_delivered(&self, wire: &Wire) -> bool {
-        let queued = self.inbox.len() + self.backlog.len() + self.queue.len();
-        let told = self.replies.is_empty() && !self.is_writing;
-        told && queued == 0 && self.shares.is_idle() && wire.has_written() && self.reader.is_level()
-    }
-
-    /// Says goodbye on the old connection and decides what becomes of the will and the session.
-    fn finish(&mut self, mut wire: Wire, end: End) -> Aftermath {
-        let ended = Instant::now();
-        self.log_end(&wire, &end);
-        self.pace = Pace::default();
-        self.replies.disconnect();
-        self.is_writing = false;
-        if !matches!(end, End::TakenOver(_)) && !wire.session_expiry.is_zero() {
-            self.note(wire.session_expiry, Some(SystemTime::now()));
-        }
-        if wire.held.take().is_some() {
-            // Not acknowledged: with QoS 1 and 2 it comes again.
-            self.dropped(DropReason::Refused, 1, ended);
-        }
-        if let Some(reason) = end.reason() {
-            write_disconnect(&mut wire.output, &wire.recipient, reason, end.words());
-        }
-        self.account(&wire.output);
-        let stopped = matches!(end, End::Stopped | End::Bus(_));
-        let will = wire.will.take().filter(|_| !matches!(end, End::Disconnect(Reason::SUCCESS)));
-        let session_expiry = wire.session_expiry;
-        let will = will.map(|will| {
-            let due = if stopped { ended } else { will::due(&will, ended, session_expiry) };
-            (will, due)
-        });
-        let expires = match session_expiry {
-            SessionExpiry::After(interval) => Some(ended + interval),
-            SessionExpiry::Never => None,
-        };
-        self.shared.tasks.spawn(wire.close());
-        let next = match end {
-            End::TakenOver(next) => Some(next),
-            _ => None,
-        };
-        let mut after = Aftermath { next, will, expires, stopped };
-        self.publish_will_if_due(&mut after.will, ended);
-        after
-    }
-
-    fn log_end(&self, wire: &Wire, end: &End) {
-        let (client_id, peer) = (excerpt(&self.client_id), &wire.peer);
-        match end {
-            End::Packet(error) => {
-                tracing::warn!(client_id, %peer, reason = %error, "client disconnected by the broker");
-            }
-            End::Disconnect(reason) if *reason != Reason::SUCCESS => {
-                tracing::info!(client_id, %peer, code = %reason, reason = %end, "client disconnected");
-            }
-            _ => tracing::info!(client_id, %peer, reason = %end, "client disconnected"),
-        }
     }
 
     /// Keeps the session without a connection until a new one comes, it expires or the gateway stops.

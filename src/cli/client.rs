@@ -97,11 +97,15 @@ fn is_absent(error: &io::Error) -> bool {
 fn unreachable(place: &Path, error: &io::Error) -> String {
     let mut message = format!("cannot talk to the gateway at {}: {error}", place.display());
     if error.kind() == io::ErrorKind::PermissionDenied {
-        let group = fs::metadata(place).ok().map(|file| group_name(file.gid()));
-        let group = group.unwrap_or_else(|| "gatepost".to_owned());
-        message.push_str(&format!(
-            "\nhint: the group {group} may: `sudo usermod -aG {group} $USER`, then log in again; or use sudo"
-        ));
+        let hint = match fs::metadata(place).map(|file| file.gid()) {
+            // To be in root's group is more than anybody should need.
+            Ok(0) => "use sudo; a gateway that runs as user and group gatepost lets that group".to_owned(),
+            gid => {
+                let group = gid.map_or_else(|_| "gatepost".to_owned(), group_name);
+                format!("the group {group} may: `sudo usermod -aG {group} $USER`, then log in again; or use sudo")
+            }
+        };
+        message.push_str(&format!("\nhint: {hint}"));
     }
     message
 }

@@ -19,7 +19,7 @@ use writer::write_commands;
 mod reader;
 mod writer;
 
-/// How long a stop or a release of the device waits for commands that are queued: `release` is waited for.
+/// How long a release of the device waits for commands that are queued.
 pub const RELEASE_TIME: Duration = Duration::from_secs(1);
 
 /// What a session works with, beside its stream.

@@ -81,8 +81,7 @@ impl Gateway {
     /// `[log]` of its own.
     pub fn spawn(dir: &Path, config: &str) -> Process {
         let file = dir.join("gatepost.toml");
-        let log = if config.contains("[log]") { "" } else { LOG };
-        std::fs::write(&file, format!("{HEAD}{log}{config}")).unwrap();
+        write(dir, config);
         Process::spawn(gatepost(&["run", "-c", file.to_str().unwrap()]))
     }
 
@@ -93,7 +92,7 @@ impl Gateway {
 
     /// Writes another config that brings its own `[broker]`.
     pub fn write_with(&self, config: &str) {
-        std::fs::write(self.dir.path().join("gatepost.toml"), format!("{HEAD}{config}")).unwrap();
+        write(self.dir.path(), config);
     }
 
     /// SIGHUP; returns the line that says how it went.
@@ -203,6 +202,11 @@ impl Gateway {
         self.process.kill();
         self.dir
     }
+}
+
+fn write(dir: &Path, config: &str) {
+    let log = if config.contains("[log]") { "" } else { LOG };
+    std::fs::write(dir.join("gatepost.toml"), format!("{HEAD}{log}{config}")).unwrap();
 }
 
 /// The port of the first address in a log line.

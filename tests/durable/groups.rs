@@ -107,3 +107,37 @@ async fn when_a_member_expires_meanwhile_the_others_get_what_waited_for_it() {
     assert_eq!(long.payload().await, b"waits");
     assert!(!world.connect_as(&short).await.1);
 }
+
+/// Otherwise, after a kill between the two, the publisher would send it again and it would come twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_gets_a_qos_2_message_no_sooner_than_its_publisher_its_answer() {
+    let listener = "[[broker.listener]]\naddress = \"127.0.0.1:0\"\nallow_anonymous = true\n";
+    let world = World::start_with(&format!("[broker]\nmax_queued = 10\n{listener}"));
+    // A client that reads nothing: with a queue half full it delays what comes for a second.
+    let mut slow = world.connect(&member("slow")).await;
+    slow.subscribe(1, "t", 1).await;
+    let mut both = world.connect(&Connect::v3("both").kept()).await;
+    both.subscribe(1, "$share/g/t", 2).await;
+    let mut order = Vec::new();
+    for n in 1..=8 {
+        order.clear();
+        both.publish(4, n, "t", b"x").await;
+        let mut left = 2;
+        while left > 0 {
+            let Packet(first, body) = both.recv().await;
+            let id = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
+            order.push(first);
+            match first {
+                0x34 => both.ack(0x50, id(3)).await,
+                0x50 => both.ack(0x62, id(0)).await,
+                0x62 => {
+                    both.ack(0x70, id(0)).await;
+                    left -= 1;
+                }
+                0x70 => left -= 1,
+                _ => panic!("{first:x} {body:?}"),
+            }
+        }
+    }
+    assert_eq!(order[0], 0x50, "{order:x?}");
+}

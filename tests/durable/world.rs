@@ -28,6 +28,11 @@ impl World {
         World(Some(tokio::task::block_in_place(|| Gateway::start_in(dir, ""))))
     }
 
+    /// With a config that brings its own `[broker]`.
+    pub fn start_with(config: &str) -> World {
+        World(Some(tokio::task::block_in_place(|| Gateway::start_with(TempDir::new().unwrap(), config))))
+    }
+
     /// By a shell that does `before` first.
     pub fn start_after(dir: TempDir, before: &str) -> World {
         World(Some(tokio::task::block_in_place(|| Gateway::start_after(dir, before))))
