@@ -149,6 +149,7 @@ struct Shared {
     auth: Auth,
     started: Instant,
     bus: Bus,
+    store: Store,
     stats: BrokerStats,
     sys: Sys,
     sessions: Sessions,
@@ -159,7 +160,6 @@ struct Shared {
     limits: Limits,
     /// Refused connections are logged once a minute for each cause.
     refusals: Mutex<HashMap<&'static str, LogLimit>>,
-    store: Store,
     /// The same for handshakes of TLS and WebSocket.
     failed_handshakes: Mutex<HashMap<&'static str, LogLimit>>,
     /// Owns listeners, connections, sessions and their last words, groups.

@@ -123,7 +123,7 @@ impl Gateway {
         {
             let mut state = gateway.state.lock().await;
             let diff = Diff::between(&state.config, &config);
-            let change = gateway.change(config, diff, None)?;
+            let change = gateway.change(config, diff)?;
             gateway.apply(&mut state, change).await;
             gateway.publish_status(&state.status, b"online").await;
         }
@@ -196,7 +196,7 @@ impl Gateway {
         let Loaded { config, warnings, .. } = read.unwrap_or(Err(ReloadError::Stopping))?;
         let diff = Diff::between(&state.config, &config);
         let config = reload::in_force(&state.config, config);
-        let mut change = self.change(config, diff, None)?;
+        let mut change = self.change(config, diff)?;
         // The last that can fail: until it is applied the broker keeps new sockets open for it.
         change.broker = Some(self.broker.prepare(&change.config.broker).await.map_err(ReloadError::Broker)?);
         let summary = change.diff.summary(&state.config, &change.config, warnings);
@@ -204,7 +204,8 @@ impl Gateway {
         Ok(summary)
     }
 
-    fn change(&self, config: Config, diff: Diff, broker: Option<Prepared>) -> Result<Change, TopicError> {
+    /// Makes the devices that `diff` starts; the broker's part is still to come.
+    fn change(&self, config: Config, diff: Diff) -> Result<Change, TopicError> {
         let fresh = diff.devices.to_start().map(|name| {
             let stop = Stop::default();
             let (client, news) = (self.broker.client(), self.news.clone());
@@ -216,7 +217,7 @@ impl Gateway {
             Ok((Arc::new(device), stop))
         });
         let fresh = fresh.collect::<Result<_, TopicError>>()?;
-        Ok(Change { status: status_topic(&config)?, config, diff, fresh, broker })
+        Ok(Change { status: status_topic(&config)?, config, diff, fresh, broker: None })
     }
 
     /// Makes `change` what runs; the same way for the first start and for a reload. Cannot fail.

@@ -13,7 +13,12 @@ use gatepost::broker::reader::Reader;
 use gatepost::broker::retained::Retention;
 use gatepost::broker::subscriptions::{SubscriptionOptions, Subscriptions};
 use gatepost::qos::Qos;
-use gatepost::topic::{TopicFilter, TopicName};
+use gatepost::topic::TopicName;
+
+#[path = "common/bus.rs"]
+mod parts;
+
+use parts::{filter, lanes, message, retained};
 
 fn bus(direct_readers: usize) -> Bus {
     Bus::start(BusSettings { max_retained: 100, direct_readers }).unwrap()
@@ -46,38 +51,8 @@ macro_rules! each_way {
     };
 }
 
-fn filter(text: &str) -> TopicFilter {
-    TopicFilter::new(text).unwrap()
-}
-
-fn lanes(text: &str) -> LaneSet {
-    LaneSet::of(&filter(text))
-}
-
 fn envelope(topic: &str, payload: impl AsRef<[u8]>) -> Envelope {
-    let payload = payload.as_ref();
-    Envelope::new(&Draft {
-        topic,
-        payload,
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        origin: 1,
-        expires: None,
-        properties: b"",
-    })
-}
-
-fn retained(topic: &str, payload: &str) -> Envelope {
-    let payload = payload.as_bytes();
-    Envelope::new(&Draft {
-        topic,
-        payload,
-        qos: Qos::AtLeastOnce,
-        retain: true,
-        origin: 1,
-        expires: None,
-        properties: b"",
-    })
+    Envelope::new(&message(topic, payload.as_ref()))
 }
 
 /// A test that takes longer has hung.
@@ -108,19 +83,7 @@ each_way! {
             assert!(bus.publish(envelope("a/b", i.to_string())).await.unwrap().read);
         }
         let large = vec![7; 1 << 20];
-        let draft = Draft {
-            properties: b"props",
-            origin: 9,
-            ..Draft {
-                topic: "a/b",
-                payload: &large,
-                qos: Qos::ExactlyOnce,
-                retain: false,
-                origin: 0,
-                expires: None,
-                properties: b"",
-            }
-        };
+        let draft = Draft { qos: Qos::ExactlyOnce, origin: 9, properties: b"props", ..message("a/b", &large) };
         within(async {
             tokio::join!(async { bus.publish(Envelope::new(&draft)).await.unwrap() }, async {
                 let messages = recv(&mut reader, 1001).await;

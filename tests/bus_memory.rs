@@ -5,32 +5,13 @@ use std::ops::Range;
 use std::time::Instant;
 
 use gatepost::broker::bus::{Bus, BusSettings};
-use gatepost::broker::lane::LaneSet;
-use gatepost::broker::message::{Draft, Envelope};
 use gatepost::broker::subscriptions::Subscriptions;
-use gatepost::qos::Qos;
-use gatepost::topic::TopicFilter;
 
-fn filter(text: &str) -> TopicFilter {
-    TopicFilter::new(text).unwrap()
-}
+#[allow(dead_code)] // the other test of the bus uses the rest
+#[path = "common/bus.rs"]
+mod parts;
 
-fn lanes(text: &str) -> LaneSet {
-    LaneSet::of(&filter(text))
-}
-
-fn retained(topic: &str, payload: &str) -> Envelope {
-    let payload = payload.as_bytes();
-    Envelope::new(&Draft {
-        topic,
-        payload,
-        qos: Qos::AtLeastOnce,
-        retain: true,
-        origin: 1,
-        expires: None,
-        properties: b"",
-    })
-}
+use parts::{filter, lanes, retained};
 
 /// Resident memory of this process in KiB.
 fn resident() -> usize {

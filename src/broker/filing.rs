@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use parking_lot::Mutex;
 
-use super::flow::Flow;
+use super::flow::{Flow, take_out};
 use super::lane::{LANES, Lane, LaneSet};
 use super::waiters::Waiters;
 
@@ -77,12 +77,7 @@ impl Filing {
         for lane in lanes.iter() {
             let filing = self.lane(lane);
             let mut readers = filing.readers.lock();
-            if let Some(index) = readers.iter().position(|other| Arc::ptr_eq(other, marks)) {
-                readers.swap_remove(index);
-                if readers.len() * 4 < readers.capacity() {
-                    readers.shrink_to_fit();
-                }
-            }
+            take_out(&mut readers, marks);
             marks.at(lane).since.store(NOT_READ, SeqCst);
             filing.count.store(readers.len(), SeqCst);
             drop(readers);

@@ -136,12 +136,7 @@ impl Flow {
         for lane in lanes.iter() {
             let flow = self.lane(lane);
             let mut readers = flow.readers.lock();
-            if let Some(index) = readers.iter().position(|other| Arc::ptr_eq(other, reader)) {
-                readers.swap_remove(index);
-                if readers.len() * 4 < readers.capacity() {
-                    readers.shrink_to_fit();
-                }
-            }
+            take_out(&mut readers, reader);
             flow.reader_count.store(readers.len(), SeqCst);
             drop(readers);
             self.wake_if_room(flow, None);
@@ -240,6 +235,16 @@ impl LaneFlow {
         let slowest = if self.router_is_empty() { slowest } else { slowest.min(relayed) };
         self.slowest.store(slowest, SeqCst);
         head.saturating_sub(slowest)
+    }
+}
+
+/// Removes `reader` from a lane's `readers`, if it is among them, and gives memory back.
+pub(super) fn take_out<T>(readers: &mut Vec<Arc<T>>, reader: &Arc<T>) {
+    if let Some(index) = readers.iter().position(|other| Arc::ptr_eq(other, reader)) {
+        readers.swap_remove(index);
+        if readers.len() * 4 < readers.capacity() {
+            readers.shrink_to_fit();
+        }
     }
 }
 

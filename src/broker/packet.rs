@@ -160,26 +160,30 @@ pub struct Frame {
 impl Frame {
     /// Takes the first whole packet off `input`; `None` when more bytes are needed. `max_size` counts the fixed header.
     pub fn split(input: &mut BytesMut, max_size: usize) -> Result<Option<Frame>, PacketError> {
-        let mut length = 0;
-        for index in 0..4 {
-            let Some(&byte) = input.get(1 + index) else { return Ok(None) };
-            length |= usize::from(byte & 0x7F) << (7 * index);
-            if byte & 0x80 != 0 {
-                continue;
-            }
-            let header = 2 + index;
-            if header + length > max_size {
-                return Err(PacketError { reason: Reason::PACKET_TOO_LARGE, what: "larger than max_packet_size" });
-            }
-            if input.len() < header + length {
-                return Ok(None);
-            }
-            let first = input[0];
-            input.advance(header);
-            return Ok(Some(Frame { first, body: input.split_to(length).freeze() }));
+        let Some((header, length)) = fixed_header(input)? else { return Ok(None) };
+        if header + length > max_size {
+            return Err(PacketError { reason: Reason::PACKET_TOO_LARGE, what: "larger than max_packet_size" });
         }
-        Err(PacketError::malformed("remaining length of more than four bytes"))
+        if input.len() < header + length {
+            return Ok(None);
+        }
+        let first = input[0];
+        input.advance(header);
+        Ok(Some(Frame { first, body: input.split_to(length).freeze() }))
     }
+}
+
+/// Lengths of the fixed header that `bytes` begins with, and of what follows it; `None` when more bytes are needed.
+pub(super) fn fixed_header(bytes: &[u8]) -> Result<Option<(usize, usize)>, PacketError> {
+    let mut length = 0;
+    for index in 0..4 {
+        let Some(&byte) = bytes.get(1 + index) else { return Ok(None) };
+        length |= usize::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Ok(Some((2 + index, length)));
+        }
+    }
+    Err(PacketError::malformed("remaining length of more than four bytes"))
 }
 
 /// What a client sends after CONNECT.

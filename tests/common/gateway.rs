@@ -23,7 +23,8 @@ level = "info"
 format = "plain"
 "#;
 
-const LISTENER: &str = r#"
+/// A listener on a free port, which lets everybody in.
+pub const LISTENER: &str = r#"
 [[broker.listener]]
 address = "127.0.0.1:0"
 allow_anonymous = true

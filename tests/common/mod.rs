@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-pub use gateway::{Gateway, gatepost};
+pub use gateway::{Gateway, LISTENER, gatepost};
 pub use mqtt::Mqtt;
 pub use process::Process;
 pub use pty::Port;

@@ -4,11 +4,15 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use super::DEADLINE;
+use bytes::{Bytes, BytesMut};
+
+use super::{DEADLINE, wire};
 
 /// An MQTT 3.1.1 connection, subscribed at QoS 0.
 pub struct RawSubscriber {
     stream: TcpStream,
+    /// Read, and not looked at yet.
+    input: BytesMut,
 }
 
 impl RawSubscriber {
@@ -21,9 +25,9 @@ impl RawSubscriber {
         stream.write_all(&[0x82, length + 5, 0, 1, 0, length]).unwrap();
         stream.write_all(filter.as_bytes()).unwrap();
         stream.write_all(&[0]).unwrap();
-        let mut raw = RawSubscriber { stream };
-        assert_eq!(raw.packet(), Some((0x20, vec![0, 0])), "CONNACK");
-        assert_eq!(raw.packet(), Some((0x90, vec![0, 1, 0])), "SUBACK");
+        let mut raw = RawSubscriber { stream, input: BytesMut::new() };
+        assert_eq!(raw.packet(), Some((0x20, Bytes::from_static(&[0, 0]))), "CONNACK");
+        assert_eq!(raw.packet(), Some((0x90, Bytes::from_static(&[0, 1, 0]))), "SUBACK");
         raw
     }
 
@@ -39,24 +43,20 @@ impl RawSubscriber {
         messages
     }
 
-    /// First byte and body; `None` at the end of the stream.
-    fn packet(&mut self) -> Option<(u8, Vec<u8>)> {
-        let mut byte = [0];
-        if self.stream.read(&mut byte).unwrap() == 0 {
-            return None;
-        }
-        let [kind] = byte;
-        let (mut length, mut shift) = (0, 0);
+    /// First byte and body; `None` at the end of the stream, which must not be amid a packet.
+    fn packet(&mut self) -> Option<(u8, Bytes)> {
         loop {
-            self.stream.read_exact(&mut byte).unwrap();
-            length |= usize::from(byte[0] & 0x7f) << shift;
-            shift += 7;
-            if byte[0] < 0x80 {
-                break;
+            if let Some(packet) = wire::split(&mut self.input) {
+                return Some(packet);
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes).unwrap() {
+                0 => {
+                    assert!(self.input.is_empty(), "closed amid a packet");
+                    return None;
+                }
+                count => self.input.extend_from_slice(&bytes[..count]),
             }
         }
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).unwrap();
-        Some((kind, body))
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::client::*;
+use crate::common::LISTENER;
 use crate::world::{How, World};
 
 /// A client that keeps its session and takes one message at a time.
@@ -45,18 +46,24 @@ async fn drain(client: &mut Client, mut open: Vec<u16>) -> Vec<u8> {
     came
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_moves_from_one_member_to_another_is_on_disk_all_the_time() {
-    let world = World::start();
-    let (mut one, mut two) = (world.connect(&member("one")).await, world.connect(&member("two")).await);
-    for client in [&mut one, &mut two] {
+/// Two members of a group, of which each has been sent one of the messages 0 to 9; the other eight wait.
+async fn two_members_of_ten_messages(world: &World) -> [Client; 2] {
+    let mut members = [world.connect(&member("one")).await, world.connect(&member("two")).await];
+    for client in &mut members {
         client.subscribe(1, "$share/g/t", 2).await;
     }
     let mut publisher = world.connect(&Connect::v3("p").kept()).await;
     for n in 0..10 {
         publish_exactly_once(&mut publisher, u16::from(n) + 1, n).await;
     }
-    // Each has been sent one and keeps it to itself; the other eight wait.
+    members
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_from_one_member_to_another_is_on_disk_all_the_time() {
+    let world = World::start();
+    let [mut one, mut two] = two_members_of_ten_messages(&world).await;
+    // Each keeps its own to itself.
     let sent = [one.recv_publish().await, two.recv_publish().await];
     one.disconnect().await;
     let mut others = world.connect(&Connect::v3("p").kept()).await;
@@ -72,14 +79,7 @@ async fn what_moves_from_one_member_to_another_is_on_disk_all_the_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_moved_is_sent() {
     let world = World::start();
-    let (mut one, mut two) = (world.connect(&member("one")).await, world.connect(&member("two")).await);
-    for client in [&mut one, &mut two] {
-        client.subscribe(1, "$share/g/t", 2).await;
-    }
-    let mut publisher = world.connect(&Connect::v3("p").kept()).await;
-    for n in 0..10 {
-        publish_exactly_once(&mut publisher, u16::from(n) + 1, n).await;
-    }
+    let [mut one, mut two] = two_members_of_ten_messages(&world).await;
     let kept = one.recv_publish().await;
     one.disconnect().await;
     let mut came = drain(&mut two, Vec::new()).await;
@@ -111,8 +111,7 @@ async fn when_a_member_expires_meanwhile_the_others_get_what_waited_for_it() {
 /// Otherwise, after a kill between the two, the publisher would send it again and it would come twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_gets_a_qos_2_message_no_sooner_than_its_publisher_its_answer() {
-    let listener = "[[broker.listener]]\naddress = \"127.0.0.1:0\"\nallow_anonymous = true\n";
-    let world = World::start_with(&format!("[broker]\nmax_queued = 10\n{listener}"));
+    let world = World::start_with(&format!("[broker]\nmax_queued = 10\n{LISTENER}"));
     // A client that reads nothing: with a queue half full it delays what comes for a second.
     let mut slow = world.connect(&member("slow")).await;
     slow.subscribe(1, "t", 1).await;

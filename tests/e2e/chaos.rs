@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::common::wire::{self, Connect, Publish};
-use crate::common::{DEADLINE, Gateway, wait_until};
+use crate::common::{DEADLINE, Gateway, LISTENER, wait_until};
 use peer::{Link, Peer, Port};
 
 const WRITERS: usize = 24;
@@ -44,12 +44,6 @@ format = "plain"
 [broker]
 max_queued = 1000000
 max_queued_bytes = "256MiB"
-"#;
-
-const LISTENER: &str = r#"
-[[broker.listener]]
-address = "127.0.0.1:0"
-allow_anonymous = true
 "#;
 
 /// What all clients know.

@@ -13,7 +13,7 @@ use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{DEADLINE, Gateway, Mqtt, Port, Process, gatepost, wait_until};
+use crate::common::{DEADLINE, Gateway, LISTENER, Mqtt, Port, Process, gatepost, wait_until};
 
 /// A gateway with a serial `board`, which is online.
 fn board() -> (Gateway, Port) {
@@ -411,10 +411,7 @@ fn top_shows_the_devices_and_leaves_the_terminal_as_it_was() {
 
 #[test]
 fn an_idle_socket_costs_no_wake_up() {
-    let gateway = Gateway::start_with(
-        TempDir::new().unwrap(),
-        "[broker]\nsys_interval = \"0s\"\n[[broker.listener]]\naddress = \"127.0.0.1:0\"\nallow_anonymous = true\n",
-    );
+    let gateway = Gateway::start_with(TempDir::new().unwrap(), &format!("[broker]\nsys_interval = \"0s\"\n{LISTENER}"));
     assert_eq!(gateway.status()["devices"], json!([]));
     let switches = || {
         let status = std::fs::read_to_string(format!("/proc/{0}/task/{0}/status", gateway.id())).unwrap();

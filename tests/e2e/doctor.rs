@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Gateway, Port, gatepost, program, wait_until};
+use crate::common::{Gateway, LISTENER, Port, gatepost, program, wait_until};
 
 /// A child that is killed when dropped.
 struct Running(Child);
@@ -24,7 +24,7 @@ impl Drop for Running {
 
 /// Writes a config with a listener on any free port, so that nothing on this machine is in its way.
 fn config(dir: &TempDir, text: &str) -> String {
-    config_with(dir, &format!("[[broker.listener]]\naddress = \"127.0.0.1:0\"\nallow_anonymous = true\n{text}"))
+    config_with(dir, &format!("{LISTENER}{text}"))
 }
 
 fn config_with(dir: &TempDir, text: &str) -> String {

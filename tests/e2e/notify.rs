@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::common::{DEADLINE, Mqtt, Process, gatepost};
+use crate::common::{DEADLINE, LISTENER, Mqtt, Process, gatepost};
 
 struct Manager {
     socket: UnixDatagram,
@@ -24,7 +24,7 @@ impl Manager {
     fn configure(&self, devices: &str) {
         let text = format!(
             "[gateway]\nname = \"test\"\nstate_dir = \"state\"\n[log]\nformat = \"plain\"\n\
-             [[broker.listener]]\naddress = \"127.0.0.1:0\"\nallow_anonymous = true\n{devices}"
+             {LISTENER}{devices}"
         );
         std::fs::write(self.dir.path().join("gatepost.toml"), text).unwrap();
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::common::{DEADLINE, Gateway, Mqtt, Port, wait_until};
+use crate::common::{DEADLINE, Gateway, LISTENER, Mqtt, Port, wait_until};
 
 const STATUS: &str = "gatepost/test/device/+/status";
 
@@ -208,11 +208,7 @@ fn a_wrong_file_changes_nothing_and_says_why() {
 #[test]
 fn what_cannot_change_is_named_and_the_rest_is_applied() {
     let mut gateway = Gateway::start("");
-    let config = |head: &str| {
-        format!(
-            "[gateway]\nname = \"test\"\n{head}[[broker.listener]]\naddress = \"127.0.0.1:0\"\nallow_anonymous = true\n"
-        )
-    };
+    let config = |head: &str| format!("[gateway]\nname = \"test\"\n{head}{LISTENER}");
     let text = config("state_dir = \"elsewhere\"\n[log]\nlevel = \"debug\"\nformat = \"plain\"\n");
     std::fs::write(gateway.dir().join("gatepost.toml"), text).unwrap();
     assert!(gateway.reload().contains("[log] level"));
@@ -256,8 +252,7 @@ fn listening_sockets(pid: u32) -> usize {
 fn a_then_b_leaves_what_starting_with_b_gives() {
     let far_end = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = far_end.local_addr().unwrap().port();
-    let listener =
-        |more: &str| format!("[[broker.listener]]\naddress = \"127.0.0.1:0\"\nallow_anonymous = true\n{more}");
+    let listener = |more: &str| format!("{LISTENER}{more}");
     let a = format!(
         "{}{}{}{}{}",
         listener(""),

@@ -5,13 +5,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::common::{Gateway, Mqtt, python, wait_until};
+use crate::common::{Gateway, LISTENER, Mqtt, python, wait_until};
 
 fn gateway(sys_interval: &str) -> Gateway {
-    let config = format!(
-        "[broker]\nsys_interval = \"{sys_interval}\"\n\
-         [[broker.listener]]\naddress = \"127.0.0.1:0\"\nallow_anonymous = true\n"
-    );
+    let config = format!("[broker]\nsys_interval = \"{sys_interval}\"\n{LISTENER}");
     Gateway::start_with(TempDir::new().unwrap(), &config)
 }
 

@@ -114,13 +114,12 @@ impl Session {
         if is_too_deep(topic) {
             return Err(PacketError::malformed(TOO_DEEP).into());
         }
-        if is_reserved(topic) {
-            self.dropped(DropReason::Refused, 1, now);
-            self.answer(wire, publish.qos, publish.id, Reason::NOT_AUTHORIZED, None);
-            return Ok(());
-        }
-        if !self.may_write(topic) {
-            self.dropped(DropReason::Denied, 1, now);
+        let refused = match is_reserved(topic) {
+            true => Some(DropReason::Refused),
+            false => (!self.may_write(topic)).then_some(DropReason::Denied),
+        };
+        if let Some(reason) = refused {
+            self.dropped(reason, 1, now);
             self.answer(wire, publish.qos, publish.id, Reason::NOT_AUTHORIZED, None);
             return Ok(());
         }

@@ -13,6 +13,7 @@ use crate::broker::lane::LaneSet;
 use crate::broker::share::{Group, ShareFilter, Wish};
 use crate::broker::store::{Phase, RowId, SessionRecord, StoredMessage, StoredSession, StoredSubscription};
 use crate::broker::subscriptions::Subscription;
+use crate::log_limit::excerpt;
 use crate::topic::TopicFilter;
 
 /// What is left of a session's time, at most all of it, whatever the wall clock does; `None`: it does not end.
@@ -67,7 +68,7 @@ impl Session {
     fn subscribe_again(&mut self, subscriptions: Vec<StoredSubscription>) {
         let client_id = self.client_id.clone();
         let failed = |filter: &str, error: &dyn std::fmt::Display| {
-            tracing::error!(client_id = &*client_id, filter, %error, "cannot subscribe anew what was subscribed before the start");
+            tracing::error!(client_id = excerpt(&client_id), filter, %error, "cannot subscribe anew what was subscribed before the start");
         };
         let mut lanes = LaneSet::EMPTY;
         for StoredSubscription { filter, options, id } in subscriptions {

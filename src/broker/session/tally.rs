@@ -1,6 +1,7 @@
 //! What one session has counted since it last told the broker. Plain numbers: a message costs no shared counter.
 
 use super::Session;
+use crate::broker::packet::fixed_header;
 use crate::broker::stats::{BrokerStats, Counted, Queued};
 
 /// Counts of one session, told to [`BrokerStats`] once a turn of its task.
@@ -113,24 +114,11 @@ impl Tally {
 /// How many packets `output` has, all of them whole: so the writers of packets need not count.
 fn count_packets(mut output: &[u8]) -> u64 {
     let mut packets = 0;
-    while let Some(length) = packet_length(output) {
+    while let Ok(Some((header, length))) = fixed_header(output) {
         packets += 1;
-        output = output.get(length..).unwrap_or_default();
+        output = output.get(header + length..).unwrap_or_default();
     }
     packets
-}
-
-/// Bytes of the packet that `bytes` begins with, fixed header included.
-fn packet_length(bytes: &[u8]) -> Option<usize> {
-    let mut remaining = 0;
-    for index in 0..4 {
-        let byte = *bytes.get(1 + index)?;
-        remaining |= usize::from(byte & 0x7F) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some(2 + index + remaining);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

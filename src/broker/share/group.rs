@@ -250,9 +250,7 @@ impl Group {
             tracing::warn!(name, filter, reason, messages, "messages for a shared subscription were dropped");
         }
     }
-}
 
-impl Group {
     /// `outgoing` waits for a member on disk.
     fn enqueue(&self, session: SessionId, outgoing: &mut Outgoing, source: Source) {
         let row = self.store.next_row();
