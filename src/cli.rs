@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Loaded};
 
@@ -76,6 +76,11 @@ fn load_config(path: Option<&Path>) -> Result<Loaded, ExitCode> {
         eprintln!("{warning}");
     }
     Ok(loaded)
+}
+
+/// The commands and their options, for man pages and completions.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the command that the arguments name.

@@ -50,6 +50,22 @@ fn the_shipped_configuration_is_the_default() {
     assert!(loaded.config.devices.is_empty() && loaded.warnings.is_empty());
 }
 
+/// What an editor shows first on 80 by 24 characters is enough for a first device.
+#[test]
+fn the_first_screen_connects_a_device() {
+    let text = fs::read_to_string("config/gatepost.toml").unwrap();
+    let screen: Vec<&str> = text.lines().take(18).collect();
+    assert!(screen.iter().all(|line| line.len() <= 80), "{screen:#?}");
+    for command in ["gatepost ports", "gatepost check", "systemctl reload gatepost", "gatepost doctor"] {
+        assert!(screen.iter().any(|line| line.contains(command)), "no {command} in {screen:#?}");
+    }
+    let rest: Vec<&str> = text.lines().skip(18).collect();
+    let edited = uncommented(&screen.join("\n")) + "\n" + &rest.join("\n");
+    let loaded = config::parse(&edited, "gatepost.toml", Path::new("/")).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.config.devices.keys().collect::<Vec<_>>(), ["arduino"]);
+    assert!(loaded.warnings.is_empty());
+}
+
 /// Takes the `#` off every line that begins with `#` and no space.
 fn uncommented(text: &str) -> String {
     let lines = text.lines().map(|line| match line.strip_prefix('#') {

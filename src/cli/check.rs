@@ -15,7 +15,7 @@ use crate::config::{self, Loaded};
   gatepost check -c gatepost.toml     check this file
   gatepost check --print              show what is in effect, defaults included
 
-Exits with 0, or with 78 and every error if the configuration is wrong.")]
+Exit codes: 0; 78 the configuration is wrong, and every error is shown.")]
 pub struct Args {
     /// The configuration [default: /etc/gatepost/gatepost.toml; without that file a local-only broker]
     #[arg(short, long, value_name = "FILE")]

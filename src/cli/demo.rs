@@ -53,7 +53,7 @@ Examples:
   gatepost demo --seconds 10     ends by itself
   gatepost demo --port 1884      on this port or not at all
 
-Exit codes: 0 shown, 71 the port of --port is taken.")]
+Exit codes: 0 shown; 71 the port of --port is taken.")]
 pub struct Args {
     /// End after so many seconds [default: at Ctrl-C]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]

@@ -48,8 +48,9 @@ Examples:
 --json prints {\"problems\": N, \"warnings\": N, \"findings\": [..]}, each finding with
 severity (problem, warning or fine), subject, what, why, and fix (an array of strings).
 
-Exits with 1 if there is a problem, else with 0, warnings or not. Which programs of other
-users have a port open is seen by root only.")]
+Which programs of other users have a port open is seen by root only.
+
+Exit codes: 0 no problem, warnings or not; 1 a problem.")]
 pub struct Args {
     /// The configuration [default: /etc/gatepost/gatepost.toml if it exists]
     #[arg(short, long, value_name = "FILE")]
@@ -57,7 +58,7 @@ pub struct Args {
     /// Listen to the serial ports of the configuration, or to PORT alone (a path or usb:VVVV:PPPP[:SERIAL])
     #[arg(long, value_name = "PORT", num_args = 0..=1)]
     probe: Option<Option<SerialPort>>,
-    /// With --probe: listen so long at each speed
+    /// With --probe: listen so many seconds at each speed
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Print JSON

@@ -21,7 +21,7 @@ Examples:
 
 Exit codes: 0; 1 no such device, or it does not close; 69 no gateway runs.")]
 pub struct ReleaseArgs {
-    /// Its name in the configuration
+    /// The device, by its name in the configuration
     device: String,
     /// Take it back after so long
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -39,7 +39,7 @@ Examples:
 
 Exit codes: 0, also if it was not released; 1 no such device; 69 no gateway runs.")]
 pub struct AcquireArgs {
-    /// Its name in the configuration
+    /// The device, by its name in the configuration
     device: String,
     #[command(flatten)]
     socket: Socket,

@@ -13,6 +13,7 @@ use crate::control::protocol::{Data, Line, Request, Shown, ShownMade};
 /// Show the frames of a device as they come and go, and what the rules make of them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Each line begins with the time and with what happened:
   in         a frame came, and below it what became of it: published, dropped, or waiting for min_interval
   later      what min_interval had held back
   command    a message came on a topic that the device subscribes to
@@ -27,7 +28,7 @@ Examples:
 
 Exit codes: 0 the device was removed or the gateway stopped; 1 no such device; 69 no gateway runs.")]
 pub struct Args {
-    /// Its name in the configuration
+    /// The device, by its name in the configuration
     device: String,
     /// Show frames and messages as hexadecimal digits, too
     #[arg(long)]

@@ -27,7 +27,7 @@ Examples:
 The file is made if it is missing, with mode 0600. A running gateway reads it again on SIGHUP.
 Files of mosquitto_passwd are understood; the other lines stay as they are.
 
-Exit codes: 0 done, 1 not.")]
+Exit codes: 0 done; 1 not.")]
 pub struct Args {
     /// The password file, as `password_file` in [broker] names it
     #[arg(value_name = "FILE")]

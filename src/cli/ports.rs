@@ -27,7 +27,9 @@ Examples:
   manufacturer      likewise
   product           likewise
   open_by           array of {\"pid\", \"name\"}: who has the port open
-  open_by_complete  false if processes of other users could not be looked into";
+  open_by_complete  false if processes of other users could not be looked into
+
+Exit codes: 0.";
 
 /// List serial ports, and who has each open.
 #[derive(Debug, clap::Args)]

@@ -21,9 +21,9 @@ Examples:
 
 Exit codes: 0 written; 1 not written, or no such device; 69 no gateway runs.")]
 pub struct Args {
-    /// Its name in the configuration
+    /// The device, by its name in the configuration
     device: String,
-    /// The frame
+    /// The frame, without its terminator
     #[arg(allow_hyphen_values = true)]
     text: String,
     /// Of a tcp_server: only to this connection, by its {peer} [default: to all]

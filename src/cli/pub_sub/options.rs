@@ -57,16 +57,16 @@ pub struct ConnectArgs {
     pub quiet: bool,
     #[command(flatten)]
     tls: TlsFiles,
-    /// Topic the broker publishes to when this client is lost
+    /// Topic of the will, which the broker publishes when this client is lost
     #[arg(long, value_name = "TOPIC")]
     will_topic: Option<String>,
-    /// What it publishes there [default: nothing]
+    /// Payload of the will [default: nothing]
     #[arg(long, value_name = "PAYLOAD", allow_hyphen_values = true)]
     will_payload: Option<OsString>,
-    /// With this quality of service
+    /// Quality of service of the will
     #[arg(long, value_name = "QOS", default_value_t = 0, value_parser = value_parser!(u8).range(0..=2))]
     will_qos: u8,
-    /// As a retained message
+    /// The will is a retained message
     #[arg(long)]
     will_retain: bool,
     /// Print this help

@@ -78,6 +78,7 @@ Examples:
       rtl_433 -F json | gatepost pub -t radio/433 -l
 
 Flags are those of mosquitto_pub 2.0. Ends when the broker has what the quality of service promises.
+
 Exit codes: 0 published; the broker's code if it refuses the connection (e.g. 5, or 135 with MQTT 5: not
 authorised); 1 if there is no connection or a message is refused; 2 wrong arguments.";
 

@@ -71,6 +71,7 @@ Examples:
       gatepost sub -t 'greenhouse/#' -F '@Y-@m-@d @H:@M:@S %t %p'
 
 Flags and output are those of mosquitto_sub 2.0. A connection that is lost is made again each second.
+
 Exit codes: 0 ended by -C, -E, --retained-only or Ctrl-C; 27 by -W; the broker's code if it refuses the
 connection (e.g. 5, or 135 with MQTT 5: not authorised); 1 if there is no connection; 2 wrong arguments.";
 
