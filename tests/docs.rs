@@ -1,0 +1,162 @@
+//! What the documents tell readers to write and to type is right: configurations, commands, options, links.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gatepost::{cli, config};
+
+/// Every document for users.
+fn documents() -> Vec<PathBuf> {
+    let mut files = vec![PathBuf::from("README.md")];
+    for folder in ["docs", "packaging"] {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        files.extend(entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
+    files.sort();
+    assert!(files.len() >= 3, "{files:?}");
+    files
+}
+
+/// A part of a document in a fixed font: a fenced block, an indented line, or what stands between backticks.
+struct Code {
+    /// What the fence says; empty for all else.
+    language: String,
+    line: usize,
+    text: String,
+}
+
+fn code_of(text: &str) -> Vec<Code> {
+    let mut all: Vec<Code> = Vec::new();
+    let mut block: Option<Code> = None;
+    for (index, line) in text.lines().enumerate() {
+        let fence = line.trim_start().strip_prefix("```");
+        match (&mut block, fence) {
+            (None, Some(language)) => {
+                block = Some(Code { language: language.to_owned(), line: index + 1, text: String::new() });
+            }
+            (Some(_), Some(_)) => all.extend(block.take()),
+            (Some(open), None) => open.text += &format!("{line}\n"),
+            (None, None) => {
+                let spans: Vec<&str> = if line.starts_with("    ") {
+                    vec![line.trim()]
+                } else {
+                    line.split('`').skip(1).step_by(2).collect()
+                };
+                let span = |text: &str| Code { language: String::new(), line: index + 1, text: text.to_owned() };
+                all.extend(spans.into_iter().map(span));
+            }
+        }
+    }
+    assert!(block.is_none(), "a fence is open at the end");
+    all
+}
+
+/// A folder with the files that examples name.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (own, example) in [("localhost.pem", "server.pem"), ("localhost.key", "server.key"), ("ca.pem", "ca.pem")] {
+        fs::copy(Path::new("tests/tls").join(own), folder.path().join(example)).unwrap();
+    }
+    for file in ["passwd", "acl"] {
+        fs::write(folder.path().join(file), "").unwrap();
+    }
+    folder
+}
+
+#[test]
+fn every_configuration_is_right() {
+    let folder = folder();
+    let mut count = 0;
+    for document in documents() {
+        for code in code_of(&fs::read_to_string(&document).unwrap()).iter().filter(|code| code.language == "toml") {
+            let name = format!("{}:{}", document.display(), code.line);
+            if let Err(errors) = config::parse(&code.text, &name, folder.path()) {
+                panic!("{name}: {errors}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 10, "only {count} configurations");
+}
+
+#[test]
+fn every_command_and_option_is_there() {
+    let mut command = cli::command();
+    command.build();
+    let mut count = 0;
+    for document in documents() {
+        for code in code_of(&fs::read_to_string(&document).unwrap()) {
+            for line in code.text.lines() {
+                let place = format!("{}:{}: {line}", document.display(), code.line);
+                count += line.split("gatepost ").skip(1).filter(|rest| check(&command, rest, &place)).count();
+            }
+        }
+    }
+    assert!(count >= 20, "only {count} commands");
+}
+
+/// `rest` is what follows `gatepost `; whether that is one of its commands.
+fn check(command: &clap::Command, rest: &str, place: &str) -> bool {
+    let mut words = rest.split([' ', '|', ';', '&', '`', ')', ',']).take_while(|word| *word != "#");
+    let Some(name) = words.next().filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase())) else {
+        return false;
+    };
+    let Some(sub) = command.find_subcommand(name) else {
+        // `systemctl restart gatepost && …`, `-o gatepost -g gatepost`
+        assert!(!place.contains(&format!("`gatepost {name}")), "no command {name}: {place}");
+        return false;
+    };
+    for word in words {
+        let word = word.trim_matches(['[', ']']);
+        let known = match (word.strip_prefix("--"), word.strip_prefix('-')) {
+            (Some(long), _) => sub.get_arguments().any(|arg| arg.get_long() == Some(long)),
+            (None, Some(short)) if short.len() == 1 => {
+                sub.get_arguments().any(|arg| arg.get_short() == short.chars().next())
+            }
+            _ => true,
+        };
+        assert!(known, "`gatepost {name}` has no {word}: {place}");
+    }
+    true
+}
+
+#[test]
+fn every_link_into_the_repository_leads_somewhere() {
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            assert!(document.parent().unwrap().join(target).exists(), "{}: {link}", document.display());
+        }
+    }
+}
+
+#[test]
+fn every_key_in_the_tables_is_known() {
+    let shipped = fs::read_to_string("config/gatepost.toml").unwrap();
+    let known = |key: &str| shipped.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).any(|word| word == key);
+    for document in documents().iter().filter(|path| path.starts_with("docs")) {
+        let text = fs::read_to_string(document).unwrap();
+        let mut inside = false;
+        let mut count = 0;
+        for line in text.lines() {
+            inside = (inside && line.starts_with('|'))
+                || (line.starts_with("| ") && line.ends_with("| gatepost.toml |"))
+                || (line.starts_with("| ") && line.ends_with("| in gatepost.toml |"));
+            let Some(ours) = line.strip_suffix('|').filter(|_| inside).and_then(|line| line.rsplit("| ").next()) else {
+                continue;
+            };
+            for span in ours.split('`').skip(1).step_by(2) {
+                for (key, _) in span.split(", ").filter_map(|part| part.split_once(" = ")) {
+                    let key = key.rsplit(['{', ' ']).next().unwrap();
+                    assert!(known(key), "{}: no key `{key}`: {line}", document.display());
+                    count += 1;
+                }
+            }
+        }
+        assert!(count >= 8, "{}: only {count} keys in its tables", document.display());
+    }
+}
