@@ -23,6 +23,7 @@ mod downlink;
 mod drop_log;
 mod hold;
 mod links;
+mod outage_log;
 mod outbox;
 mod peers;
 pub mod queue;
@@ -37,6 +38,7 @@ use downlink::Downlink;
 use drop_log::DropLog;
 use hold::Hold;
 use links::Links;
+use outage_log::{News, OutageLog};
 use receipt::Fates;
 use rules::{Command, CommandRules, PublishRules, Target};
 use session::{End, Link};
@@ -86,6 +88,7 @@ pub struct Device {
     downlink: Downlink,
     links: Links,
     drop_log: DropLog,
+    outages: OutageLog,
     hold: Hold,
     watch: Arc<Watch>,
     stop: Stop,
@@ -111,6 +114,7 @@ impl Device {
             gateway_name: gateway.name.clone(),
             links: Links::new(&config),
             drop_log: DropLog::default(),
+            outages: OutageLog::default(),
             hold: Hold::new(stop.drain.clone()),
             watch: Arc::default(),
             stop,
@@ -256,6 +260,7 @@ impl Device {
             if self.hold.is_released() {
                 self.stay_released().await;
                 backoff.reset();
+                self.outages.forget();
                 continue;
             }
             let drain = self.hold.links();
@@ -269,6 +274,7 @@ impl Device {
                     }
                     if began.elapsed() >= self.config.reconnect.max {
                         backoff.reset();
+                        self.outages.stable();
                     }
                     end.to_string()
                 }
@@ -323,14 +329,16 @@ impl Device {
         end
     }
 
-    /// Says why there is no link, once for each reason, and waits out the backoff.
+    /// Says why there is no link, and waits out the backoff.
     async fn wait_for_next_attempt(&self, reason: &str, backoff: &mut Backoff) {
         let delay = backoff.next_delay(fastrand::f64());
+        match self.outages.down(reason) {
+            News::Outage => tracing::warn!(device = self.name(), reason, "device offline"),
+            News::OtherReason => tracing::info!(device = self.name(), reason, "device still offline"),
+            News::Old => tracing::debug!(device = self.name(), reason, retry_in = ?delay, "device still offline"),
+        }
         if self.state.set_error(reason) {
-            tracing::warn!(device = self.name(), reason, retry_in = ?delay, "device offline");
             self.publish_stats().await;
-        } else {
-            tracing::debug!(device = self.name(), reason, retry_in = ?delay, "device still offline");
         }
         let drain = self.hold.links();
         tokio::select! {
@@ -371,7 +379,11 @@ impl Device {
         self.state.set_online(SystemTime::now());
         self.watch.tell(|| What::State { online: true });
         self.news.notify_one();
-        tracing::info!(device = self.name(), place, "device online");
+        if self.outages.up() {
+            tracing::info!(device = self.name(), place, "device online");
+        } else {
+            tracing::debug!(device = self.name(), place, "device online again");
+        }
         self.publish_status().await;
     }
 

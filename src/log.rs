@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
@@ -18,6 +19,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
+
+mod journald;
+
+use journald::Journal;
 
 /// Overrides `[log] level`.
 pub const VARIABLE: &str = "GATEPOST_LOG";
@@ -98,13 +103,11 @@ fn output(format: LogFormat, journal: bool, terminal: bool) -> Result<Output, Lo
         Box::new(tracing_subscriber::fmt::layer().event_format(Line).with_ansi(colour).with_writer(io::stderr))
     };
     Ok(match (format, journal, terminal) {
-        (LogFormat::Auto, true, _) => match tracing_journald::layer() {
-            Ok(journald) => Box::new(journald.with_field_prefix(None)),
+        (LogFormat::Auto, true, _) => match Journal::open(Path::new(journald::SOCKET)) {
+            Ok(journal) => Box::new(journal),
             Err(_) => lines(false),
         },
-        (LogFormat::Journald, ..) => {
-            Box::new(tracing_journald::layer().map_err(LogError::Journald)?.with_field_prefix(None))
-        }
+        (LogFormat::Journald, ..) => Box::new(Journal::open(Path::new(journald::SOCKET)).map_err(LogError::Journald)?),
         (LogFormat::Auto, false, true) => lines(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())),
         (LogFormat::Pretty, ..) => lines(true),
         (LogFormat::Auto | LogFormat::Plain, ..) => lines(false),
