@@ -38,12 +38,12 @@ mod units;
 mod unsupported;
 
 pub use address::Network;
-pub use broker::{Broker, Listener, QueueFull};
+pub use broker::{Broker, Listener, MAX_SOCKET_PATH, QueueFull};
 pub use certificates::{Part as TlsPart, TlsError};
 pub use device::{CommandQueue, Device, Transport};
 pub use error::{ConfigErrors, Diagnostic, Severity, nearest};
 pub use framing::{Checksum, Endian, Framing, FramingKind};
-pub use gateway::{Gateway, Log, LogFormat, SYSTEM_CONTROL, default_control_socket};
+pub use gateway::{Gateway, Log, LogFormat, SYSTEM_CONTROL, default_control_socket, default_state_dir};
 pub use parse::Parse;
 pub use publish::{Payload, PublishRule};
 pub use reconnect::Reconnect;

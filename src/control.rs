@@ -5,7 +5,7 @@
 //!
 //! | request | `ok` |
 //! |---|---|
-//! | `{"command":"status"}` | `version`, `pid`, `devices`: an array of the counters of the stats topic with `name`, `kind`, `address`, `state` (`online`, `offline` or `released`) and `since`; `broker`: all its counters |
+//! | `{"command":"status"}` | `version`, `pid`, `devices`: an array of the counters of the stats topic with `name`, `kind`, `address`, `state` (`online`, `offline` or `released`), `since`, and `peers` of a `tcp_server`; `broker`: all its counters |
 //! | `{"command":"monitor","device":"D"}` | `{}`, then events for as long as both sides are there |
 //! | `{"command":"send","device":"D","text":"ON"}` or `"hex":"ff0a"`; `"peer":"10.0.0.7_4711"` for one connection of a `tcp_server` | `written`: to how many links; `dropped`: on how many it was not, by reason. Comes when that is known |
 //! | `{"command":"release","device":"D"}`, with `"for_ms":60000` for a time | `{}`, when the device is closed |
@@ -20,9 +20,11 @@
 //! {"time":"2026-01-31T12:00:00.000Z","event":"in","text":"T=21","made":[{"published":{"topic":"a","qos":1,"retain":false,"text":"T=21"}}]}
 //! {"time":"2026-01-31T12:00:00.100Z","event":"command","topic":"a/set","text":"ON","made":[{"queued":{"text":"ON"}}]}
 //! {"time":"2026-01-31T12:00:00.101Z","event":"out","text":"ON"}
+//! {"time":"2026-01-31T12:00:00.150Z","event":"out","text":"OFF","dropped":"expired"}
 //! {"time":"2026-01-31T12:00:00.200Z","event":"missed","frames_in":12,"frames_out":0,"others":0}
 //! ```
 //!
+//! Each frame that was `queued` has one `out` for each link it was for, written or `dropped`; so has each of `send`.
 //! Who does not read its events in time loses some of them, which `missed` counts where they would have been; nobody
 //! else notices. Bounds: 64 connections, 512 KiB a request, a minute for each. Who closes its sending side has no more
 //! to ask: what it still waits for is not sent.
@@ -74,7 +76,10 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrInUse => {
             "; hint: another gatepost of this user has it; give each its own with `[gateway] control`"
         }
-        io::ErrorKind::PermissionDenied => "; hint: name another place with `[gateway] control`",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "; hint: name another place with `[gateway] control`"
+        }
+        io::ErrorKind::InvalidInput => "; hint: name a shorter one with `[gateway] control`",
         _ => "",
     }
 }

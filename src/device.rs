@@ -39,6 +39,7 @@ use drop_log::DropLog;
 use hold::Hold;
 use links::Links;
 use outage_log::{News, OutageLog};
+use queue::Losses;
 use receipt::Fates;
 use rules::{Command, CommandRules, PublishRules, Target};
 use session::{End, Link};
@@ -152,6 +153,11 @@ impl Device {
         self.state.since()
     }
 
+    /// How many are connected to a `tcp_server`; `None` for any other device.
+    pub fn peers(&self) -> Option<usize> {
+        self.links.peers()
+    }
+
     /// The configuration that it runs with.
     pub fn config(&self) -> &config::Device {
         &self.config
@@ -203,7 +209,7 @@ impl Device {
     /// Takes over the rules and the bounds of the queue of `config`, whose other keys are as they were. The link stays up;
     /// a frame goes by the old rules or by the new ones. Returns when the new ones are in force.
     pub async fn change_rules(&self, config: &config::Device) {
-        self.links.set_limits(config.queue, &self.state.stats.dropped);
+        self.links.set_limits(config.queue, self.losses());
         self.uplink.change(config, &self.gateway_name).await;
         // A device that has just panicked takes them over when it is started again.
         let _ = timeout(CHANGE_TIME, self.downlink.change(CommandRules::new(config, &self.gateway_name))).await;
@@ -214,7 +220,7 @@ impl Device {
     pub async fn note_panic(&self, place: &str) {
         self.state.stats.panics.increment();
         self.state.set_error(&format!("panicked at {place}; this is a bug in gatepost, please report it"));
-        self.links.single().set_online(false, &self.state.stats.dropped);
+        self.links.single().set_online(false, self.losses());
         self.set_offline().await;
     }
 
@@ -320,11 +326,11 @@ impl Device {
             return end;
         }
         let outbox = self.links.single();
-        outbox.set_online(true, &self.state.stats.dropped);
+        outbox.set_online(true, self.losses());
         self.set_online(&opened.place).await;
         let link = Link { device: self, peer: opened.peer, outbox, idle: self.config.idle_timeout, drain };
         let end = session::run(opened.stream, &link).await;
-        outbox.set_online(false, &self.state.stats.dropped);
+        outbox.set_online(false, self.losses());
         self.set_offline().await;
         end
     }
@@ -350,7 +356,7 @@ impl Device {
     /// The last words of a device that stops: held-back messages go out, queued commands are counted, `offline`.
     async fn finish(&self) {
         self.uplink.flush(self).await;
-        self.links.clear(&self.state.stats.dropped);
+        self.links.clear(self.losses());
         self.say_queue_drops();
         if self.is_online() {
             self.set_offline().await;
@@ -366,6 +372,11 @@ impl Device {
             self.state.stats.dropped.add(reason, count);
             self.drop_log.say(self.name(), reason, self.state.stats.dropped.get(reason), detail);
         }
+    }
+
+    /// Where commands end that are not written.
+    fn losses(&self) -> Losses<'_> {
+        Losses { drops: &self.state.stats.dropped, watch: &self.watch }
     }
 
     /// Logs what the queues dropped; they count it themselves.

@@ -254,14 +254,15 @@ impl Gateway {
     }
 
     fn start_helpers(&self) {
+        let store = self.broker.store().clone();
+        self.help(pulse::watch_disk(store.clone(), self.news.clone()));
         if !self.notifier.is_on() {
             return;
         }
         pulse::watch_clients(&self.broker, self.news.clone());
         let connected = self.broker.stats().connected.clone();
-        let status =
-            pulse::tell_status(self.notifier.clone(), self.devices.clone(), move || connected.get(), self.news.clone());
-        self.help(status);
+        let sights = pulse::Sights { devices: self.devices.clone(), clients: move || connected.get(), store };
+        self.help(pulse::tell_status(self.notifier.clone(), sights, self.news.clone()));
         if let Some(period) = self.notifier.watchdog() {
             self.help(pulse::feed_watchdog(self.notifier.clone(), self.broker.bus().clone(), period));
         }

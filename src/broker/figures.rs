@@ -1,7 +1,7 @@
 //! What the broker's counters say at one moment: plain numbers, for `$SYS`, the stats topics and the status command.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -95,6 +95,10 @@ pub struct Store {
     pub state: StoreState,
     /// Why it does not, and what to do.
     pub error: Option<String>,
+    /// Whole seconds for which the disk has not answered; 0 while it does.
+    pub stalled_for: u64,
+    /// How often the disk has not answered for more than 5 s.
+    pub stalls: u64,
     /// Transactions written.
     pub commits: u64,
     /// Bytes written to its log; about as many again go into the database itself.
@@ -118,6 +122,8 @@ pub enum StoreState {
     Off,
     /// All is well.
     Healthy,
+    /// The disk does not answer; who waits for it waits.
+    Stalled,
     /// The broker goes on in memory.
     Degraded,
 }
@@ -186,15 +192,18 @@ impl Traffic {
 
 impl Store {
     fn take(store: &store::Store) -> Store {
-        let (state, error) = match store.health() {
-            Health::Off => (StoreState::Off, None),
-            Health::Healthy => (StoreState::Healthy, None),
-            Health::Degraded { error, .. } => (StoreState::Degraded, Some(error.as_ref().to_owned())),
+        let (state, stalled_for, error) = match store.health() {
+            Health::Off => (StoreState::Off, 0, None),
+            Health::Healthy => (StoreState::Healthy, 0, None),
+            Health::Stalled(waited) => (StoreState::Stalled, waited.as_secs(), Some(does_not_answer(waited))),
+            Health::Degraded { error, .. } => (StoreState::Degraded, 0, Some(error.as_ref().to_owned())),
         };
         let stats = store.stats();
         Store {
             state,
             error,
+            stalled_for,
+            stalls: stats.stalls.get(),
             commits: stats.commits.get(),
             written: stats.bytes_written.get(),
             pending: store.pending() as u64,
@@ -205,12 +214,18 @@ impl Store {
     }
 }
 
+/// What people are told of a disk that was asked so long ago.
+pub fn does_not_answer(waited: Duration) -> String {
+    format!("the disk has not answered for {} s", waited.as_secs())
+}
+
 impl StoreState {
     /// As it is written on `$SYS`, in lower case.
     pub fn as_str(self) -> &'static str {
         match self {
             StoreState::Off => "off",
             StoreState::Healthy => "healthy",
+            StoreState::Stalled => "stalled",
             StoreState::Degraded => "degraded",
         }
     }

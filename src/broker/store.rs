@@ -28,6 +28,8 @@ pub use change::{
 
 use database::DatabaseError;
 use ledger::{Ledger, Submitted};
+use stall::Disk;
+pub use stall::PATIENCE;
 use writer::Writer;
 
 mod change;
@@ -43,6 +45,7 @@ mod ledger;
 mod model;
 mod pending;
 mod restore;
+mod stall;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -80,6 +83,8 @@ pub enum Health {
     Off,
     /// All is well.
     Healthy,
+    /// The disk has not answered for so long, at least [`PATIENCE`]; tickets wait for it.
+    Stalled(Duration),
     /// The disk does not take it; the broker goes on in memory, and tickets are done at once.
     Degraded {
         /// Since when.
@@ -106,6 +111,8 @@ pub struct StoreStats {
     pub failures: Counter,
     /// Changes dropped because the disk took none and too much waited.
     pub dropped: Counter,
+    /// Transactions that took longer than [`PATIENCE`], one that still does included.
+    pub stalls: Counter,
 }
 
 /// The store. Cheap to clone; all clones are the same store. When the last is dropped, what waits is written and the
@@ -129,7 +136,11 @@ struct Shared {
     /// How often everything was asked for.
     resyncs: AtomicU64,
     ended: AtomicBool,
-    /// One of the three above has changed, or the error.
+    /// Whether it answers.
+    disk: Disk,
+    /// See [`Store::size`].
+    size: AtomicU64,
+    /// The watermark, the resyncs, the end or the error has changed.
     changed: Notify,
     error: Mutex<Option<(SystemTime, Arc<str>)>>,
     stats: StoreStats,
@@ -262,11 +273,28 @@ impl Store {
 
     /// Whether it works.
     pub fn health(&self) -> Health {
+        if let Some(waited) = self.shared().disk.stalled(Instant::now()) {
+            return Health::Stalled(waited);
+        }
         match &*self.shared().error.lock() {
             Some((since, error)) => Health::Degraded { since: *since, error: error.clone() },
             None if self.shared().on => Health::Healthy,
             None => Health::Off,
         }
+    }
+
+    /// Resolves when the disk has not answered for [`PATIENCE`], with the moment it was asked. For one task; an idle
+    /// store does not wake it.
+    pub async fn until_stalled(&self) -> Instant {
+        let asked = self.shared().disk.until_stalled().await;
+        self.shared().stats.stalls.increment();
+        asked
+    }
+
+    /// Resolves when the disk has answered what it was asked at `asked`. For the task that
+    /// [`until_stalled`](Store::until_stalled) told.
+    pub async fn until_answered(&self, asked: Instant) {
+        self.shared().disk.until_answered(asked).await;
     }
 
     /// The counters.
@@ -279,9 +307,9 @@ impl Store {
         self.shared().ledger.lock().pending()
     }
 
-    /// Bytes of the database, its log included.
+    /// Bytes of the database, its log included, after the last transaction. Asks no disk.
     pub fn size(&self) -> u64 {
-        if self.is_on() { damage::size(&self.shared().path) } else { 0 }
+        self.shared().size.load(Ordering::Relaxed)
     }
 
     /// Writes what waits, brings the log into the database and ends the thread. Returns whether that was done within
@@ -310,6 +338,8 @@ impl Shared {
             work: Condvar::new(),
             resyncs: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            disk: Disk::default(),
+            size: AtomicU64::new(0),
             changed: Notify::new(),
             error: Mutex::new(None),
             stats: StoreStats::default(),

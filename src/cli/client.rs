@@ -11,11 +11,15 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::exit;
-use crate::config::{SYSTEM_CONTROL, default_control_socket};
+use crate::config::{MAX_SOCKET_PATH, SYSTEM_CONTROL, default_control_socket};
 use crate::control::protocol::{Answer, Code, Request};
+use crate::transport::accounts::Accounts;
 
 /// How long an answer may take that needs nothing but the gateway itself.
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// The group of the packaged service.
+const SERVICE_GROUP: &str = "gatepost";
 
 /// `--socket`, for each command that asks a running gateway.
 #[derive(Debug, clap::Args)]
@@ -78,8 +82,9 @@ impl Socket {
             }
         }
         Err(Failure::unavailable(format!(
-            "no gateway runs: nobody answers at {}\nhint: start one with `gatepost run -c FILE` or `systemctl start \
-             gatepost`; if its [gateway] control is another path, name that with --socket",
+            "no gateway runs: nobody answers at {}\nhint: `systemctl status gatepost` says how the service is, `sudo \
+             systemctl start gatepost` starts it, and `gatepost run -c FILE` starts one without a service; if its \
+             [gateway] control is another path, name that with --socket",
             absent.join(" or at ")
         )))
     }
@@ -95,30 +100,30 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 fn unreachable(place: &Path, error: &io::Error) -> String {
-    let mut message = format!("cannot talk to the gateway at {}: {error}", place.display());
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        let hint = match fs::metadata(place).map(|file| file.gid()) {
-            // To be in root's group is more than anybody should need.
-            Ok(0) => "use sudo; a gateway that runs as user and group gatepost lets that group".to_owned(),
-            gid => {
-                let group = gid.map_or_else(|_| "gatepost".to_owned(), group_name);
-                format!("the group {group} may: `sudo usermod -aG {group} $USER`, then log in again; or use sudo")
-            }
-        };
-        message.push_str(&format!("\nhint: {hint}"));
-    }
-    message
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let gid = fs::metadata(place).ok().map(|file| file.gid());
+            who_may(&Accounts::read(Path::new("/")), rustix::process::geteuid().as_raw(), gid)
+        }
+        io::ErrorKind::InvalidInput => format!("the path of a socket has at most {MAX_SOCKET_PATH} bytes"),
+        _ => return format!("cannot talk to the gateway at {}: {error}", place.display()),
+    };
+    format!("cannot talk to the gateway at {}: {error}\nhint: {hint}", place.display())
 }
 
-/// The name in group(5), or the number.
-fn group_name(gid: u32) -> String {
-    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
-    let named = groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
-    });
-    named.unwrap_or_else(|| gid.to_string())
+/// How the user `uid` gets to a socket of the group `gid`; `None`: that is in a folder that he may not look into.
+fn who_may(accounts: &Accounts, uid: u32, gid: Option<u32>) -> String {
+    // To be in root's group is more than anybody should need.
+    if gid == Some(0) {
+        return "use sudo; a gateway that runs as user and group gatepost lets that group".to_owned();
+    }
+    let group =
+        gid.map_or_else(|| SERVICE_GROUP.to_owned(), |gid| accounts.group_name(gid).unwrap_or_else(|| gid.to_string()));
+    let user = accounts.user_name(uid).and_then(|name| accounts.user(&name));
+    if user.is_some_and(|user| gid.is_some_and(|gid| user.groups.contains(&gid))) {
+        return format!("you are in the group {group}, but not yet in this session: log in again, or `newgrp {group}`");
+    }
+    format!("the group {group} may: `sudo usermod -aG {group} $USER`, then log in again; or use sudo")
 }
 
 impl Client {
@@ -196,8 +201,17 @@ mod tests {
     }
 
     #[test]
-    fn the_group_that_may_is_named() {
-        assert_eq!(group_name(0), "root");
-        assert_eq!(group_name(987_654_321), "987654321");
+    fn who_is_in_the_way_of_the_rights_is_told_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("etc")).unwrap();
+        fs::write(root.path().join("etc/passwd"), "pi:x:1000:1000::/home/pi:/bin/bash\n").unwrap();
+        fs::write(root.path().join("etc/group"), "gatepost:x:996:\nadm:x:4:pi\n").unwrap();
+        let accounts = Accounts::read(root.path());
+        let add = "the group gatepost may: `sudo usermod -aG gatepost $USER`, then log in again; or use sudo";
+        assert_eq!(who_may(&accounts, 1000, Some(996)), add);
+        assert_eq!(who_may(&accounts, 1000, None), add);
+        assert!(who_may(&accounts, 1000, Some(4)).contains("`newgrp adm`"));
+        assert!(who_may(&accounts, 1000, Some(0)).starts_with("use sudo"));
+        assert!(who_may(&accounts, 7, Some(987_654)).contains("-aG 987654 "));
     }
 }

@@ -21,6 +21,7 @@ mod machine;
 mod modem_manager;
 mod port;
 mod probe;
+mod service;
 mod sockets;
 mod verdict;
 
@@ -68,10 +69,16 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    let machine = Machine::gather(Path::new("/"));
+    let mut machine = Machine::gather(Path::new("/"));
     let mut findings = match &args.probe {
-        Some(Some(port)) => probe_port(&machine, port, &args),
-        _ => examine(&machine, &args),
+        Some(Some(port)) => {
+            machine.service = None;
+            probe_port(&machine, port, &args)
+        }
+        _ => {
+            machine.service.take_if(|_| !is_of_service(&args));
+            examine(&machine, &args)
+        }
     };
     if !machine.holders.is_complete() {
         let what = "programs of other users that have a port open are seen by root only";
@@ -84,6 +91,11 @@ pub fn run(args: Args) -> ExitCode {
     ExitCode::from(if is_wrong { exit::FAILURE } else { exit::OK })
 }
 
+/// Whether it is the configuration that the service runs with, and not one that somebody tries out.
+fn is_of_service(args: &Args) -> bool {
+    args.config.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH)) == Path::new(config::DEFAULT_PATH)
+}
+
 /// Everything, as far as the configuration can be read.
 fn examine(machine: &Machine, args: &Args) -> Vec<Finding> {
     // Before 1970 is before any other limit.
@@ -93,11 +105,11 @@ fn examine(machine: &Machine, args: &Args) -> Vec<Finding> {
         Ok(loaded) => loaded,
         Err(errors) => {
             let file = args.config.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH)).display();
-            findings.push(
+            let finding =
                 Finding::problem("configuration", format!("{file} is refused; what it says was not looked at"))
                     .why(errors.to_string())
-                    .fix(format!("gatepost check -c {file}    # after mending it")),
-            );
+                    .fix(format!("gatepost check -c {file}    # after mending it"));
+            findings.push(as_the_service_reads(machine, finding));
             return findings;
         }
     };
@@ -110,9 +122,35 @@ fn examine(machine: &Machine, args: &Args) -> Vec<Finding> {
     }
     let file = loaded.files.first().map_or(Path::new(config::DEFAULT_PATH), PathBuf::as_path);
     findings.extend(broker::examine(machine, &loaded.config.broker, file));
-    findings.extend(host::disk(machine, &loaded.config.gateway.state_dir));
+    findings.extend(machine.service.iter().flat_map(|service| service.examine(&loaded, &machine.accounts)));
+    findings.extend(host::disk(machine, state_dir(machine, &loaded)));
     findings.push(host::files(machine, &loaded.config));
     findings
+}
+
+/// What only the service may read, or only it is given, is no fault of the configuration.
+fn as_the_service_reads(machine: &Machine, finding: Finding) -> Finding {
+    const CREDENTIALS: &str = "/run/credentials/gatepost.service";
+    if machine.service.is_none() {
+        return finding;
+    }
+    let is_root = rustix::process::geteuid().is_root();
+    if finding.why.contains("CREDENTIALS_DIRECTORY") && (!is_root || Path::new(CREDENTIALS).exists()) {
+        return finding
+            .fix(format!("sudo CREDENTIALS_DIRECTORY={CREDENTIALS} gatepost doctor    # as the service has them"));
+    }
+    if is_root {
+        finding
+    } else {
+        finding.fix("sudo gatepost doctor    # if it is only that this user may not read it")
+    }
+}
+
+/// Where the gateway keeps its state; the environment of the service says something else than that of whoever asks.
+fn state_dir<'a>(machine: &Machine, loaded: &'a Loaded) -> &'a Path {
+    let folder = &loaded.config.gateway.state_dir;
+    let is_default = *folder == config::default_state_dir();
+    if machine.service.is_some() && is_default { Path::new(service::STATE_DIR) } else { folder }
 }
 
 fn configuration(loaded: &Loaded) -> Finding {
@@ -138,10 +176,7 @@ fn warning(diagnostic: &Diagnostic) -> Finding {
         .map_or(diagnostic.file.clone(), |excerpt| format!("{}:{}:{}", diagnostic.file, excerpt.line, excerpt.column));
     let finding =
         Finding::warning("configuration", diagnostic.message.clone()).why(format!("{place}: {}", diagnostic.key));
-    match &diagnostic.hint {
-        Some(hint) => finding.fix(hint.clone()),
-        None => finding,
-    }
+    finding.fix(diagnostic.hint.clone().unwrap_or_else(|| format!("gatepost check -c {}", diagnostic.file)))
 }
 
 fn examine_device(machine: &Machine, args: &Args, device: &Device, serial: &config::Serial) -> Vec<Finding> {

@@ -44,7 +44,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
                 '\r' => text.push_str("\\r"),
                 '\t' => text.push_str("\\t"),
                 '\\' => text.push_str("\\\\"),
-                c if c.is_control() => push_hex(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                c if is_unseen(c) => push_hex(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes()),
                 c => text.push(c),
             }
         }
@@ -60,6 +60,12 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
     }
 }
 
+/// Whether a terminal obeys it instead of showing it: control characters, and those that turn the order of a line.
+fn is_unseen(c: char) -> bool {
+    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{061c}');
+    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}')
+}
+
 /// `4f 4e 0a`
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
@@ -67,7 +73,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 /// The text of `bytes` if a terminal can show it as it is.
 pub(super) fn plain(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes).ok().filter(|text| !text.chars().any(char::is_control))
+    std::str::from_utf8(bytes).ok().filter(|text| !text.chars().any(is_unseen))
 }
 
 /// A socket address, or a peer's name as it stands in topics (`192.168.1.7_51234`).
@@ -96,6 +102,7 @@ mod tests {
     fn bytes_are_shown_in_escapes_and_in_hex() {
         assert_eq!(encode("é\u{7f}\u{80}\n".as_bytes()), r"é\x7f\xc2\x80\n");
         assert_eq!(encode(b"\xff\\x"), r"\xff\\x");
+        assert_eq!(encode("a\u{202e}b\u{2028}".as_bytes()), r"a\xe2\x80\xaeb\xe2\x80\xa8");
         assert_eq!(hex(b"ON\n"), "4f 4e 0a");
         assert_eq!((plain("é\\".as_bytes()), plain(b"a\n"), plain(b"\xff")), (Some("é\\"), None, None));
     }

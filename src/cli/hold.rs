@@ -51,10 +51,8 @@ pub fn release(args: ReleaseArgs) -> ExitCode {
     let request = Request::Release { device: args.device.clone(), for_ms };
     match args.socket.ask(&request, RELEASE_TIME) {
         Ok(_) => {
-            let until = args.span.map_or("`gatepost acquire`".to_owned(), |span| {
-                format!("{} have passed", humantime::format_duration(span))
-            });
-            println!("{} is released until {until}", args.device);
+            let span = args.span.map(|span| format!("for {}, or ", humantime::format_duration(span)));
+            println!("{} is released {}until `gatepost acquire`", args.device, span.unwrap_or_default());
             ExitCode::SUCCESS
         }
         Err(failure) => failure.report(),

@@ -16,8 +16,8 @@ use crate::control::protocol::{Data, Line, Request, Shown, ShownMade};
 Each line begins with the time and with what happened:
   in         a frame came, and below it what became of it: published, dropped, or waiting for min_interval
   later      what min_interval had held back
-  command    a message came on a topic that the device subscribes to
-  out        a frame was written
+  command    a message came on a topic that the device subscribes to, and below it the frames that it makes
+  out        a frame was written, or below it why it was dropped: expired, offline, pushed out of the queue, …
   discarded  bytes that are no frame
 Bytes that are no text are shown as \\xHH, as `gatepost route` takes them. Frames are shown without their framing.
 The gateway does not wait for this command: when that is too slow, frames are left out and counted.

@@ -76,10 +76,10 @@ fn broker(text: &mut String, status: &Snapshot) {
     let of = |path| status.broker(path);
     let _ = writeln!(
         text,
-        "clients   {} connected, {} more sessions; {} messages queued, {} in flight, {} retained",
+        "clients   {} connected, {}; {} queued, {} in flight, {} retained",
         of("/clients/connected"),
-        of("/clients/disconnected"),
-        of("/queued/messages"),
+        count(of("/clients/disconnected"), "more session"),
+        count(of("/queued/messages"), "message"),
         of("/inflight"),
         of("/retained/messages")
     );
@@ -93,43 +93,56 @@ fn broker(text: &mut String, status: &Snapshot) {
         of("/published"),
         dropped("; dropped: ", &status.broker_dropped())
     );
+    let disk = match (status.disk_trouble(), status.disk()) {
+        (Some(trouble), _) => trouble,
+        (None, Some("off")) => "off: nothing is kept over a restart".to_owned(),
+        (None, Some(state)) => {
+            format!("{state}; {} kept, {} written", bytes(of("/store/size")), bytes(of("/store/written")))
+        }
+        (None, None) => return,
+    };
+    let _ = writeln!(text, "disk      {disk}");
 }
 
 fn describe(text: &mut String, device: &Device, now: SystemTime) {
     let since = device.since().map(|since| format!(" for {}", span(now.duration_since(since).unwrap_or_default())));
+    let peers = device.peers.map(|peers| format!(", {}", count(peers, "peer")));
     let _ = writeln!(
         text,
-        "{}  {}{}  ({} {})",
-        device.name,
+        "{}  {}{}{}  ({} {})",
+        escape::encode(device.name.as_bytes()),
         device.state,
         since.unwrap_or_default(),
+        peers.unwrap_or_default(),
         device.kind,
         device.address
     );
     let _ = writeln!(
         text,
-        "  in      {} frames ({}), {} published",
-        device.frames_in,
+        "  in      {} ({}), {} published",
+        count(device.frames_in, "frame"),
         bytes(device.bytes_in),
         device.published
     );
     let _ = writeln!(
         text,
-        "  out     {} frames written ({}), {} commands, {} queued",
-        device.written,
+        "  out     {} written ({}), {}, {} queued",
+        count(device.written, "frame"),
         bytes(device.bytes_out),
-        device.commands,
+        count(device.commands, "command"),
         device.queued
     );
     if !device.dropped.is_empty() {
         let _ = writeln!(text, "{}", dropped("  dropped ", &device.dropped));
     }
     if device.reconnects + device.panics > 0 {
-        let panics = if device.panics > 0 { format!(", {} panics", device.panics) } else { String::new() };
-        let _ = writeln!(text, "  link    {} reconnects{panics}", device.reconnects);
+        let panics = (device.panics > 0).then(|| format!(", {}", count(device.panics, "panic")));
+        let _ = writeln!(text, "  link    {}{}", count(device.reconnects, "reconnect"), panics.unwrap_or_default());
     }
-    if let Some(error) = &device.last_error {
-        let _ = writeln!(text, "  error   {}", escape::encode(error.as_bytes()));
+    if let Some(error) = device.last_error.as_ref().filter(|error| **error != device.state) {
+        // What is over says nothing of a device that works now.
+        let label = if device.state == "online" { "earlier" } else { "error" };
+        let _ = writeln!(text, "  {label:<7} {}", escape::encode(error.as_bytes()));
     }
 }
 
@@ -137,6 +150,11 @@ fn describe(text: &mut String, device: &Device, now: SystemTime) {
 fn dropped(label: &str, drops: &[(String, u64)]) -> String {
     let list: Vec<String> = drops.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     if list.is_empty() { String::new() } else { format!("{label}{}", list.join(", ")) }
+}
+
+/// `1 frame`, `2 frames`
+fn count(number: u64, name: &str) -> String {
+    format!("{number} {name}{}", if number == 1 { "" } else { "s" })
 }
 
 /// `3d 4h`, `5m 12s`: the two largest units.
@@ -173,27 +191,29 @@ mod tests {
             "broker": {
                 "uptime": 90_061, "clients": {"connected": 2, "disconnected": 1}, "dropped": {"queue_full": 4},
                 "received": {"messages": 10, "bytes": 1500}, "memory": {"current": 20_000_000},
+                "store": {"state": "stalled", "error": "the disk has not answered for 12 s"},
             },
             "devices": [
                 {"name": "board", "kind": "serial", "address": "/dev/ttyUSB0", "state": "online",
                  "since": "1970-01-01T00:00:00.000Z", "bytes_in": 99, "frames_in": 9, "published": 7,
                  "dropped": {"no_rule": 2}, "written": 1, "commands": 3, "queued": 2, "reconnects": 1,
                  "last_error": "unplugged\u{1b}[2J"},
-                {"name": "light", "kind": "tcp", "address": "10.0.0.1:1", "state": "released", "since": null},
+                {"name": "light", "kind": "tcp", "address": "10.0.0.1:1", "state": "released", "since": null, "last_error": "released"},
             ],
         });
         let text = table(&Snapshot::new(&status), SystemTime::UNIX_EPOCH + Duration::from_secs(61));
         let expected = "\
 gatepost 1.2.3, pid 7, up 1day 1h, 20 MB of memory
-clients   2 connected, 1 more sessions; 0 messages queued, 0 in flight, 0 retained
+clients   2 connected, 1 more session; 0 messages queued, 0 in flight, 0 retained
 messages  10 received (1.5 kB), 0 sent (0 B), 0 published in all; dropped: queue_full 4
+disk      stalled: the disk has not answered for 12 s
 
 board  online for 1m 1s  (serial /dev/ttyUSB0)
   in      9 frames (99 B), 7 published
-  out     1 frames written (0 B), 3 commands, 2 queued
+  out     1 frame written (0 B), 3 commands, 2 queued
   dropped no_rule 2
-  link    1 reconnects
-  error   unplugged\\x1b[2J
+  link    1 reconnect
+  earlier unplugged\\x1b[2J
 
 light  released  (tcp 10.0.0.1:1)
   in      0 frames (0 B), 0 published

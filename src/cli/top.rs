@@ -28,8 +28,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Watch the running gateway: devices, rates, clients and queues, on the whole terminal
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Keys: n i o d u sort by name, frames in, frames out, drops, queue; r the other way round; arrows, PgUp and PgDn move;
-q or Esc ends.
+Keys: n i o d u sort by name, frames in, frames out, drops, queue; r the other way round; arrows, PgUp, PgDn, Home
+and End move; q or Esc ends.
 
 Examples:
   gatepost top
@@ -115,8 +115,10 @@ fn press(view: &mut View, key: KeyCode) {
         KeyCode::Char('r') => view.reverse(),
         KeyCode::Down => view.scroll(1),
         KeyCode::Up => view.scroll(-1),
-        KeyCode::PageDown => view.scroll(10),
-        KeyCode::PageUp => view.scroll(-10),
+        KeyCode::PageDown => view.turn(1),
+        KeyCode::PageUp => view.turn(-1),
+        KeyCode::Home => view.scroll(isize::MIN),
+        KeyCode::End => view.scroll(isize::MAX),
         _ => {}
     }
 }

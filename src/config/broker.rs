@@ -114,7 +114,7 @@ const MAX_ENTRIES: i64 = 100_000_000;
 /// Keep-alive is a 16-bit number of seconds.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(u16::MAX as u64);
 /// Of `sockaddr_un`, without the NUL at the end (unix(7)).
-const MAX_SOCKET_PATH: usize = 107;
+pub const MAX_SOCKET_PATH: usize = 107;
 /// Session expiry is a 32-bit number of seconds.
 const MAX_EXPIRY: Duration = Duration::from_secs(u32::MAX as u64);
 

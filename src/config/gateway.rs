@@ -67,7 +67,7 @@ impl Gateway {
         let name = table.get("name").and_then(|value| value.parsed(reader::name));
         let name = name.unwrap_or_else(|| default_name(&environment.host_name));
         let state_dir = table.get("state_dir").and_then(|value| value.path());
-        let state_dir = state_dir.unwrap_or_else(|| default_state_dir(environment));
+        let state_dir = state_dir.unwrap_or_else(|| state_dir_of(environment));
         let topic = table.get("topic").and_then(|value| value.parsed(|text| root_topic(text, &name)));
         // `name` has no wildcard and is not too long.
         let topic = topic.unwrap_or_else(|| TopicName::new(format!("gatepost/{name}")).expect("a valid topic"));
@@ -96,7 +96,7 @@ fn default_name(host_name: &str) -> String {
 }
 
 /// systemd's state directory, else the user's (XDG Base Directory Specification).
-fn default_state_dir(environment: &Environment) -> PathBuf {
+fn state_dir_of(environment: &Environment) -> PathBuf {
     let of_service = environment.directory("STATE_DIRECTORY");
     let of_user = || {
         let absolute = |path: &PathBuf| path.is_absolute();
@@ -105,6 +105,11 @@ fn default_state_dir(environment: &Environment) -> PathBuf {
         state.map(|state| state.join("gatepost"))
     };
     of_service.or_else(of_user).unwrap_or_else(|| PathBuf::from("/var/lib/gatepost"))
+}
+
+/// Where the state is kept when no configuration says where.
+pub fn default_state_dir() -> PathBuf {
+    state_dir_of(&Environment::of_this_process())
 }
 
 /// systemd's runtime directory, else root's or the user's.
@@ -175,7 +180,7 @@ mod tests {
     fn the_state_directory_is_found() {
         let found = |set: &'static [(&str, &str)]| {
             let variable = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
-            default_state_dir(&Environment::new("host", variable)).display().to_string()
+            state_dir_of(&Environment::new("host", variable)).display().to_string()
         };
         assert_eq!(found(&[("STATE_DIRECTORY", "/var/lib/a:/var/lib/b"), ("HOME", "/root")]), "/var/lib/a");
         assert_eq!(found(&[("XDG_STATE_HOME", "/state"), ("HOME", "/root")]), "/state/gatepost");

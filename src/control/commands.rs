@@ -69,6 +69,9 @@ fn device_status(device: &Device) -> Value {
         "state": device.state(),
         "since": device.since().map(time),
     });
+    if let Some(peers) = device.peers() {
+        status["peers"] = peers.into();
+    }
     if let (Value::Object(status), Value::Object(stats)) = (&mut status, device.stats_json()) {
         status.extend(stats);
     }
@@ -97,6 +100,7 @@ async fn send(gateway: &Gateway, name: &str, peer: Option<String>, frame: &Data)
     if peer.is_some() && !matches!(device.config().transport, Transport::TcpServer(_)) {
         return Err(refusal(Code::BadRequest, format!("{name} is no tcp_server and has no peers")));
     }
+    let named_peer = peer.is_some();
     let mut fates = device.send(frame, peer);
     let (mut written, mut dropped) = (0u64, BTreeMap::new());
     while let Some(fate) = fates.next().await {
@@ -106,7 +110,7 @@ async fn send(gateway: &Gateway, name: &str, peer: Option<String>, frame: &Data)
         }
     }
     match dropped.keys().next() {
-        Some(&reason) if written == 0 => Err(refusal(Code::NotWritten, why_not(name, reason))),
+        Some(&reason) if written == 0 => Err(refusal(Code::NotWritten, why_not(name, reason, named_peer))),
         None if written == 0 => {
             Err(refusal(Code::NotWritten, format!("the frame was not written: {name} was stopped meanwhile")))
         }
@@ -117,9 +121,10 @@ async fn send(gateway: &Gateway, name: &str, peer: Option<String>, frame: &Data)
     }
 }
 
-fn why_not(device: &str, reason: DropReason) -> String {
+fn why_not(device: &str, reason: DropReason, named_peer: bool) -> String {
     let why = match reason {
         DropReason::Offline => format!("{device} is offline\nhint: `gatepost status` shows why"),
+        DropReason::NoPeer if !named_peer => format!("nobody is connected to {device}"),
         DropReason::NoPeer => format!("nobody is connected to {device} under that name"),
         DropReason::BadFrame => "the device's framing cannot carry it".to_owned(),
         DropReason::TooLong => "it is longer than the `max_length` of the device's framing".to_owned(),

@@ -161,7 +161,7 @@ pub enum Shown {
         /// What the rules made of it.
         made: Vec<ShownMade>,
     },
-    /// A frame was written; with `dropped` it was not.
+    /// A frame was written; with `dropped` it left its queue otherwise.
     Out {
         /// To whom.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -205,7 +205,7 @@ pub enum ShownMade {
         #[serde(flatten)]
         payload: Data,
     },
-    /// A frame that waits to be written.
+    /// A frame for the device; [`Shown::Out`] tells what becomes of it.
     Queued(Data),
     /// Nothing.
     Dropped {

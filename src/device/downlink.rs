@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::rules::{Command, CommandOutcome, CommandRules};
+use super::Device;
+use super::rules::{CommandOutcome, CommandRules};
 use super::watch::{Made, What};
-use super::{Device, QUEUE_DROPS};
 use crate::broker::bus::BusError;
 use crate::broker::local::{Delivery, Subscriber};
-use crate::stats::DropReason;
 
 /// The subscribe rules of a device.
 #[derive(Debug)]
@@ -79,40 +78,25 @@ impl Downlink {
 fn take(device: &Device, rules: &CommandRules, delivery: Delivery, outcomes: &mut Vec<CommandOutcome>) {
     device.state.stats.commands.increment();
     rules.render(delivery.topic.as_str(), &delivery.payload, delivery.retain, outcomes);
-    let mut made = device.watch.is_watched().then(Vec::new);
+    // Before its frames go on their way: what becomes of them is shown after it.
+    device.watch.tell(|| {
+        let made = outcomes.iter().map(Made::of_command).collect();
+        What::Command { topic: delivery.topic, payload: delivery.payload, made }
+    });
     for outcome in outcomes.drain(..) {
         match outcome {
-            CommandOutcome::Command(command) => match &mut made {
-                None => device.links.push(command, None, device),
-                Some(made) => push_watched(device, command, made),
-            },
-            CommandOutcome::Dropped { reason, detail } => {
-                device.count_drop(reason, 1, detail.as_deref());
-                if let Some(made) = &mut made {
-                    made.push(Made::Dropped { reason, detail });
-                }
-            }
+            CommandOutcome::Command(command) => device.links.push(command, None, device),
+            CommandOutcome::Dropped { reason, detail } => device.count_drop(reason, 1, detail.as_deref()),
         }
-    }
-    if let Some(made) = made {
-        device.watch.tell(|| What::Command { topic: delivery.topic, payload: delivery.payload, made });
     }
     device.say_queue_drops();
 }
 
-/// Queues `command`, and adds what became of it to `made`.
-fn push_watched(device: &Device, command: Command, made: &mut Vec<Made>) {
-    let frame = command.frame.clone();
-    let count = |reason: DropReason| device.state.stats.dropped.get(reason);
-    let before = QUEUE_DROPS.map(count);
-    device.links.push(command, None, device);
-    let dropped = QUEUE_DROPS.into_iter().zip(before).find(|&(reason, before)| count(reason) > before);
-    match dropped {
-        None => made.push(Made::Queued(frame)),
-        Some((reason @ DropReason::QueueFull, _)) => {
-            let detail = Some("the oldest that waited".to_owned());
-            made.extend([Made::Queued(frame), Made::Dropped { reason, detail }]);
+impl Made {
+    fn of_command(outcome: &CommandOutcome) -> Made {
+        match outcome {
+            CommandOutcome::Command(command) => Made::Queued(command.frame.clone()),
+            CommandOutcome::Dropped { reason, detail } => Made::Dropped { reason: *reason, detail: detail.clone() },
         }
-        Some((reason, _)) => made.push(Made::Dropped { reason, detail: None }),
     }
 }

@@ -1,16 +1,18 @@
 //! The links of a device: always the same one for a port or a TCP client, any number for a TCP server.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::Device;
 use super::outbox::Outbox;
-use super::receipt::{Fate, Receipt};
-use super::rules::{Command, Target};
+use super::queue::{Losses, Outgoing};
+use super::receipt::Receipt;
+use super::rules::{Command, Target, peer_name};
 use crate::config::{self, Transport};
-use crate::stats::{DropReason, Drops};
+use crate::stats::DropReason;
 
 /// Where the commands of a device go.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl Links {
         Links {
             limits: Mutex::new(limits),
             drop_echo,
-            single: Outbox::new(limits, drop_echo),
+            single: Outbox::new(limits, drop_echo, None),
             peers: is_server.then(Mutex::default),
         }
     }
@@ -42,48 +44,43 @@ impl Links {
     }
 
     /// Other bounds for the queues of all links, from now on; what is too much goes.
-    pub fn set_limits(&self, limits: config::CommandQueue, drops: &Drops) {
+    pub fn set_limits(&self, limits: config::CommandQueue, losses: Losses<'_>) {
         *self.limits.lock() = limits;
-        self.single.set_limits(limits, drops);
+        self.single.set_limits(limits, losses);
         for outbox in self.of_peers() {
-            outbox.set_limits(limits, drops);
+            outbox.set_limits(limits, losses);
         }
-    }
-
-    /// A peer has connected, until what is returned is dropped.
-    pub fn add_peer(&self, name: String) -> PeerLink<'_> {
-        let outbox = Arc::new(Outbox::new(*self.limits.lock(), self.drop_echo));
-        if let Some(peers) = &self.peers {
-            peers.lock().insert(name.clone(), outbox.clone());
-        }
-        PeerLink { links: self, name, outbox }
     }
 
     fn of_peers(&self) -> Vec<Arc<Outbox>> {
         self.peers.iter().flat_map(|peers| peers.lock().values().cloned().collect::<Vec<_>>()).collect()
     }
 
-    /// Queues `command` for the link or links it is meant for; `device` counts what is dropped. `receipt` goes with it.
+    /// Queues `command` for the link or links it is meant for; what is dropped is among the losses of `device`. `receipt`
+    /// goes with it.
     pub fn push(&self, command: Command, receipt: Option<Receipt>, device: &Device) {
-        let drops = &device.state.stats.dropped;
+        let losses = device.losses();
         let Some(peers) = &self.peers else {
-            return self.single.push(command, receipt, drops);
+            return self.single.push(command, receipt, losses);
         };
         let peers = peers.lock();
         let nobody = match &command.target {
             Target::All if peers.is_empty() => None,
             Target::All => {
-                return peers.values().for_each(|outbox| outbox.push(command.clone(), receipt.clone(), drops));
+                return peers.values().for_each(|outbox| outbox.push(command.clone(), receipt.clone(), losses));
             }
             Target::Peer(peer) => match peers.get(peer) {
-                Some(outbox) => return outbox.push(command, receipt, drops),
+                Some(outbox) => return outbox.push(command, receipt, losses),
                 None => Some(peer.as_str()),
             },
         };
         device.count_drop(DropReason::NoPeer, 1, nobody);
-        if let Some(receipt) = receipt {
-            receipt.tell(Fate::Dropped(DropReason::NoPeer));
-        }
+        losses.tell(Outgoing { frame: command.frame, receipt }, None, DropReason::NoPeer);
+    }
+
+    /// The connections of a TCP server.
+    pub fn peers(&self) -> Option<usize> {
+        self.peers.as_ref().map(|peers| peers.lock().len())
     }
 
     /// Commands that wait, over all links.
@@ -93,27 +90,46 @@ impl Links {
     }
 
     /// Drops all that waits, as [`DropReason::Stopped`].
-    pub fn clear(&self, drops: &Drops) {
-        self.single.clear(DropReason::Stopped, drops);
+    pub fn clear(&self, losses: Losses<'_>) {
+        self.single.clear(DropReason::Stopped, losses);
         for outbox in self.of_peers() {
-            outbox.clear(DropReason::Stopped, drops);
+            outbox.clear(DropReason::Stopped, losses);
         }
     }
 }
 
-/// The link of one peer of a TCP server.
+/// The link of one peer of a TCP server, until it is dropped.
 #[derive(Debug)]
 pub struct PeerLink<'a> {
-    links: &'a Links,
+    device: &'a Device,
     name: String,
     /// Its commands.
     pub outbox: Arc<Outbox>,
 }
 
+impl PeerLink<'_> {
+    /// A peer has connected to `device`.
+    pub fn new(device: &Device, peer: SocketAddr) -> PeerLink<'_> {
+        let links = &device.links;
+        let outbox = Arc::new(Outbox::new(*links.limits.lock(), links.drop_echo, Some(peer)));
+        outbox.set_online(true, device.losses());
+        let name = peer_name(peer);
+        if let Some(peers) = &links.peers {
+            peers.lock().insert(name.clone(), outbox.clone());
+        }
+        PeerLink { device, name, outbox }
+    }
+}
+
+/// Also when the task of the connection is aborted: nothing is lost uncounted.
 impl Drop for PeerLink<'_> {
     fn drop(&mut self) {
-        if let Some(peers) = &self.links.peers {
+        if let Some(peers) = &self.device.links.peers {
             peers.lock().remove(&self.name);
         }
+        let is_stopping = self.device.stop.drain.is_cancelled();
+        let reason = if is_stopping { DropReason::Stopped } else { DropReason::Offline };
+        self.outbox.clear(reason, self.device.losses());
+        self.device.say_queue_drops();
     }
 }

@@ -1,5 +1,6 @@
 //! The queue of commands for one link, and the wake-up of the task that writes them.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -7,11 +8,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::queue::{CommandQueue, Outgoing};
+use super::queue::{CommandQueue, Losses, Outgoing};
 use super::receipt::Receipt;
 use super::rules::Command;
 use crate::config;
-use crate::stats::{DropReason, Drops};
+use crate::stats::DropReason;
 
 /// Commands on their way to one link. Filled by the device's subscription, emptied by the link's writer.
 #[derive(Debug)]
@@ -23,52 +24,52 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An empty one of a link that is offline.
-    pub fn new(limits: config::CommandQueue, drop_echo: bool) -> Outbox {
+    /// An empty one of a link that is offline; to `peer`, of a `tcp_server`.
+    pub fn new(limits: config::CommandQueue, drop_echo: bool, peer: Option<SocketAddr>) -> Outbox {
         Outbox {
-            queue: Mutex::new(CommandQueue::new(limits)),
+            queue: Mutex::new(CommandQueue::new(limits, peer)),
             filled: Notify::new(),
             written: drop_echo.then(Mutex::default),
         }
     }
 
     /// Other bounds from now on.
-    pub fn set_limits(&self, limits: config::CommandQueue, drops: &Drops) {
-        self.queue.lock().set_limits(limits, drops);
+    pub fn set_limits(&self, limits: config::CommandQueue, losses: Losses<'_>) {
+        self.queue.lock().set_limits(limits, losses);
     }
 
-    /// Queues `command`; what is dropped for it is counted.
-    pub fn push(&self, command: Command, receipt: Option<Receipt>, drops: &Drops) {
-        self.queue.lock().push(Instant::now(), command, receipt, drops);
+    /// Queues `command`; what is dropped for it is among the losses.
+    pub fn push(&self, command: Command, receipt: Option<Receipt>, losses: Losses<'_>) {
+        self.queue.lock().push(Instant::now(), command, receipt, losses);
         self.filled.notify_one();
     }
 
     /// The next frame to write. `None`: `drain` is cancelled and nothing is left. Cancel safe.
-    pub async fn next(&self, drain: &CancellationToken, drops: &Drops) -> Option<Outgoing> {
+    pub async fn next(&self, drain: &CancellationToken, losses: Losses<'_>) -> Option<Outgoing> {
         loop {
-            if let Some(frame) = self.try_next(drops) {
+            if let Some(frame) = self.try_next(losses) {
                 return Some(frame);
             }
             tokio::select! {
                 () = self.filled.notified() => {}
-                () = drain.cancelled() => return self.try_next(drops),
+                () = drain.cancelled() => return self.try_next(losses),
             }
         }
     }
 
     /// The next frame to write, if one waits.
-    pub fn try_next(&self, drops: &Drops) -> Option<Outgoing> {
-        self.queue.lock().pop(Instant::now(), drops)
+    pub fn try_next(&self, losses: Losses<'_>) -> Option<Outgoing> {
+        self.queue.lock().pop(Instant::now(), losses)
     }
 
     /// Tells whether the link is up.
-    pub fn set_online(&self, online: bool, drops: &Drops) {
-        self.queue.lock().set_online(online, drops);
+    pub fn set_online(&self, online: bool, losses: Losses<'_>) {
+        self.queue.lock().set_online(online, losses);
     }
 
     /// Drops what is left, for `reason`.
-    pub fn clear(&self, reason: DropReason, drops: &Drops) {
-        self.queue.lock().clear(reason, drops);
+    pub fn clear(&self, reason: DropReason, losses: Losses<'_>) {
+        self.queue.lock().clear(reason, losses);
     }
 
     /// Commands that wait.
@@ -93,9 +94,11 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::device::rules::Target;
+    use crate::device::watch::Watch;
+    use crate::stats::Drops;
 
     fn outbox() -> Outbox {
-        Outbox::new(config::CommandQueue { max: 1000, keep_while_offline: false }, true)
+        Outbox::new(config::CommandQueue { max: 1000, keep_while_offline: false }, true, None)
     }
 
     fn command(frame: &'static str) -> Command {
@@ -104,12 +107,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_queued_is_written_before_the_stop() {
-        let (outbox, drops, drain) = (outbox(), Drops::default(), CancellationToken::new());
-        outbox.set_online(true, &drops);
-        outbox.push(command("ON"), None, &drops);
+        let (outbox, drops, watch) = (outbox(), Drops::default(), Watch::default());
+        let (losses, drain) = (Losses { drops: &drops, watch: &watch }, CancellationToken::new());
+        outbox.set_online(true, losses);
+        outbox.push(command("ON"), None, losses);
         drain.cancel();
-        assert_eq!(outbox.next(&drain, &drops).await.unwrap().frame, "ON");
-        assert!(outbox.next(&drain, &drops).await.is_none());
+        assert_eq!(outbox.next(&drain, losses).await.unwrap().frame, "ON");
+        assert!(outbox.next(&drain, losses).await.is_none());
     }
 
     #[test]

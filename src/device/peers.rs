@@ -8,10 +8,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Device;
-use super::rules::peer_name;
+use super::links::PeerLink;
 use super::session::{self, Link};
 use crate::config::TcpServer;
-use crate::stats::DropReason;
 use crate::transport::Stream;
 use crate::transport::tcp_server::{self, Listener};
 
@@ -72,18 +71,13 @@ async fn serve_peer(
     peer: SocketAddr,
     drain: CancellationToken,
 ) {
-    let drops = &device.state.stats.dropped;
-    let of_peer = device.links.add_peer(peer_name(peer));
-    let outbox = of_peer.outbox.clone();
-    outbox.set_online(true, drops);
+    let of_peer = PeerLink::new(&device, peer);
     tracing::info!(device = device.name(), %peer, "connected");
-    let link = Link { device: &device, peer: Some(peer), outbox: &outbox, idle, drain };
+    let link = Link { device: &device, peer: Some(peer), outbox: &of_peer.outbox, idle, drain };
     let end = match session::prepare(&mut stream, &device, &link.drain).await {
         Ok(()) => session::run(stream, &link).await,
         Err(end) => end,
     };
     drop(of_peer);
-    let reason = if device.stop.drain.is_cancelled() { DropReason::Stopped } else { DropReason::Offline };
-    outbox.clear(reason, drops);
     tracing::info!(device = device.name(), %peer, reason = %end, "disconnected");
 }

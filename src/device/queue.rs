@@ -1,19 +1,30 @@
 //! Commands that wait for a device.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::receipt::{Fate, Receipt};
 use super::rules::Command;
+use super::watch::{Watch, What};
 use crate::config;
 use crate::stats::{DropReason, Drops};
 
 /// Bytes of frames that wait in one queue.
 const MAX_BYTES: usize = 16 << 20;
 
-/// The commands that wait for one link, first in first out. What it drops it counts.
+/// What becomes of commands that are not written: they are counted, and whoever watches or waits is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Losses<'a> {
+    /// The counters.
+    pub drops: &'a Drops,
+    /// Who watches.
+    pub watch: &'a Watch,
+}
+
+/// The commands that wait for one link, first in first out. What it drops is among its [`Losses`].
 ///
 /// At most `queue.max` commands and 16 MiB of frames wait; beyond that the oldest goes (`queue_full`).
 /// A command that waited longer than its `max_age` is not written (`expired`). While the link is offline commands are
@@ -24,6 +35,8 @@ pub struct CommandQueue {
     bytes: usize,
     limits: config::CommandQueue,
     online: bool,
+    /// The other end, of a `tcp_server`.
+    peer: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -43,62 +56,62 @@ pub struct Outgoing {
 }
 
 impl CommandQueue {
-    /// An empty queue of a link that is offline.
-    pub fn new(limits: config::CommandQueue) -> CommandQueue {
-        CommandQueue { waiting: VecDeque::new(), bytes: 0, limits, online: false }
+    /// An empty queue of a link that is offline; to `peer`, of a `tcp_server`.
+    pub fn new(limits: config::CommandQueue, peer: Option<SocketAddr>) -> CommandQueue {
+        CommandQueue { waiting: VecDeque::new(), bytes: 0, limits, online: false, peer }
     }
 
     /// Other bounds from now on; what is too much goes.
-    pub fn set_limits(&mut self, limits: config::CommandQueue, drops: &Drops) {
+    pub fn set_limits(&mut self, limits: config::CommandQueue, losses: Losses<'_>) {
         self.limits = limits;
         if !self.online {
-            self.set_online(false, drops);
+            self.set_online(false, losses);
         }
-        self.shrink(drops);
+        self.shrink(losses);
     }
 
     /// Adds a command; its target has done its work by now.
-    pub fn push(&mut self, now: Instant, command: Command, receipt: Option<Receipt>, drops: &Drops) {
+    pub fn push(&mut self, now: Instant, command: Command, receipt: Option<Receipt>, losses: Losses<'_>) {
         let outgoing = Outgoing { frame: command.frame, receipt };
         if !self.online && !self.limits.keep_while_offline {
-            return outgoing.dropped(DropReason::Offline, drops);
+            return losses.add(outgoing, self.peer, DropReason::Offline);
         }
         let expires = command.max_age.and_then(|age| now.checked_add(age));
         self.bytes += outgoing.frame.len();
         self.waiting.push_back(Waiting { outgoing, expires });
-        self.shrink(drops);
+        self.shrink(losses);
     }
 
-    fn shrink(&mut self, drops: &Drops) {
+    fn shrink(&mut self, losses: Losses<'_>) {
         while self.waiting.len() > self.limits.max || self.bytes > MAX_BYTES {
             let Some(oldest) = self.take() else { return };
-            oldest.outgoing.dropped(DropReason::QueueFull, drops);
+            losses.add(oldest.outgoing, self.peer, DropReason::QueueFull);
         }
     }
 
     /// Takes the oldest command that has not expired.
-    pub fn pop(&mut self, now: Instant, drops: &Drops) -> Option<Outgoing> {
+    pub fn pop(&mut self, now: Instant, losses: Losses<'_>) -> Option<Outgoing> {
         loop {
             let command = self.take()?;
             if command.expires.is_none_or(|expires| now <= expires) {
                 return Some(command.outgoing);
             }
-            command.outgoing.dropped(DropReason::Expired, drops);
+            losses.add(command.outgoing, self.peer, DropReason::Expired);
         }
     }
 
     /// Tells whether the link is up.
-    pub fn set_online(&mut self, online: bool, drops: &Drops) {
+    pub fn set_online(&mut self, online: bool, losses: Losses<'_>) {
         self.online = online;
         if !online && !self.limits.keep_while_offline {
-            self.clear(DropReason::Offline, drops);
+            self.clear(DropReason::Offline, losses);
         }
     }
 
     /// Drops all that waits, for instance as [`DropReason::Stopped`] when the gateway stops.
-    pub fn clear(&mut self, reason: DropReason, drops: &Drops) {
+    pub fn clear(&mut self, reason: DropReason, losses: Losses<'_>) {
         for command in self.waiting.drain(..) {
-            command.outgoing.dropped(reason, drops);
+            losses.add(command.outgoing, self.peer, reason);
         }
         self.bytes = 0;
     }
@@ -120,10 +133,18 @@ impl CommandQueue {
     }
 }
 
-impl Outgoing {
-    fn dropped(self, reason: DropReason, drops: &Drops) {
-        drops.count(reason);
-        if let Some(receipt) = self.receipt {
+impl Losses<'_> {
+    /// `outgoing`, which was for `peer`, is not written.
+    fn add(&self, outgoing: Outgoing, peer: Option<SocketAddr>, reason: DropReason) {
+        self.drops.count(reason);
+        self.tell(outgoing, peer, reason);
+    }
+
+    /// The same, where it was counted already.
+    pub fn tell(&self, outgoing: Outgoing, peer: Option<SocketAddr>, reason: DropReason) {
+        let Outgoing { frame, receipt } = outgoing;
+        self.watch.tell(|| What::Out { frame, peer, dropped: Some(reason) });
+        if let Some(receipt) = receipt {
             receipt.tell(Fate::Dropped(reason));
         }
     }
@@ -131,105 +152,145 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::super::rules::Target;
     use super::*;
 
-    fn queue(max: usize, keep_while_offline: bool) -> (CommandQueue, Drops) {
-        (CommandQueue::new(config::CommandQueue { max, keep_while_offline }), Drops::default())
+    fn queue(max: usize, keep_while_offline: bool) -> (CommandQueue, Lost) {
+        (CommandQueue::new(config::CommandQueue { max, keep_while_offline }, None), Lost::default())
+    }
+
+    #[derive(Default)]
+    struct Lost {
+        drops: Drops,
+        watch: Arc<Watch>,
+    }
+
+    impl Lost {
+        fn losses(&self) -> Losses<'_> {
+            Losses { drops: &self.drops, watch: &self.watch }
+        }
+
+        fn get(&self, reason: DropReason) -> u64 {
+            self.drops.get(reason)
+        }
     }
 
     fn command(frame: impl Into<Bytes>, max_age: Option<u64>) -> Command {
         Command { frame: frame.into(), target: Target::All, max_age: max_age.map(Duration::from_secs) }
     }
 
-    fn pop(queue: &mut CommandQueue, now: Instant, drops: &Drops) -> Option<Bytes> {
-        queue.pop(now, drops).map(|outgoing| outgoing.frame)
+    fn pop(queue: &mut CommandQueue, now: Instant, lost: &Lost) -> Option<Bytes> {
+        queue.pop(now, lost.losses()).map(|outgoing| outgoing.frame)
     }
 
     #[test]
     fn commands_come_out_in_order() {
-        let (mut queue, drops) = queue(3, false);
+        let (mut queue, lost) = queue(3, false);
         let now = Instant::now();
-        queue.set_online(true, &drops);
+        queue.set_online(true, lost.losses());
         for frame in ["1", "2", "3"] {
-            queue.push(now, command(frame, None), None, &drops);
+            queue.push(now, command(frame, None), None, lost.losses());
         }
         assert_eq!(queue.len(), 3);
-        let popped: Vec<Bytes> = std::iter::from_fn(|| pop(&mut queue, now, &drops)).collect();
+        let popped: Vec<Bytes> = std::iter::from_fn(|| pop(&mut queue, now, &lost)).collect();
         assert_eq!(popped, ["1", "2", "3"]);
-        assert!(queue.is_empty() && drops.nonzero().next().is_none());
+        assert!(queue.is_empty() && lost.drops.nonzero().next().is_none());
     }
 
     #[test]
     fn a_full_queue_gives_up_the_oldest() {
-        let (mut queue, drops) = queue(2, true);
+        let (mut queue, lost) = queue(2, true);
         let now = Instant::now();
         for frame in ["1", "2", "3"] {
-            queue.push(now, command(frame, None), None, &drops);
+            queue.push(now, command(frame, None), None, lost.losses());
         }
-        assert_eq!((queue.len(), drops.get(DropReason::QueueFull)), (2, 1));
-        assert_eq!(pop(&mut queue, now, &drops).unwrap(), "2");
+        assert_eq!((queue.len(), lost.get(DropReason::QueueFull)), (2, 1));
+        assert_eq!(pop(&mut queue, now, &lost).unwrap(), "2");
     }
 
     #[test]
     fn bytes_are_bounded_too() {
-        let (mut queue, drops) = queue(1000, true);
+        let (mut queue, lost) = queue(1000, true);
         let big = Bytes::from(vec![0; MAX_BYTES / 2]);
         for _ in 0..3 {
-            queue.push(Instant::now(), command(big.clone(), None), None, &drops);
+            queue.push(Instant::now(), command(big.clone(), None), None, lost.losses());
         }
-        assert_eq!((queue.len(), drops.get(DropReason::QueueFull)), (2, 1));
+        assert_eq!((queue.len(), lost.get(DropReason::QueueFull)), (2, 1));
     }
 
     #[test]
     fn old_commands_expire() {
-        let (mut queue, drops) = queue(9, true);
+        let (mut queue, lost) = queue(9, true);
         let start = Instant::now();
         for (frame, max_age) in [("1", Some(1)), ("2", Some(3)), ("3", None), ("4", Some(u64::MAX))] {
-            queue.push(start, command(frame, max_age), None, &drops);
+            queue.push(start, command(frame, max_age), None, lost.losses());
         }
         let later = start + Duration::from_secs(3);
-        assert_eq!(pop(&mut queue, later, &drops).unwrap(), "2");
-        assert_eq!(drops.get(DropReason::Expired), 1);
-        assert_eq!(pop(&mut queue, later + Duration::from_secs(99), &drops).unwrap(), "3");
-        assert_eq!(pop(&mut queue, later, &drops).unwrap(), "4");
-        assert_eq!(pop(&mut queue, later, &drops), None);
+        assert_eq!(pop(&mut queue, later, &lost).unwrap(), "2");
+        assert_eq!(lost.get(DropReason::Expired), 1);
+        assert_eq!(pop(&mut queue, later + Duration::from_secs(99), &lost).unwrap(), "3");
+        assert_eq!(pop(&mut queue, later, &lost).unwrap(), "4");
+        assert_eq!(pop(&mut queue, later, &lost), None);
     }
 
     #[test]
     fn offline_commands_are_dropped_or_kept() {
         let now = Instant::now();
-        let (mut dropping, drops) = queue(9, false);
-        dropping.push(now, command("1", None), None, &drops);
-        dropping.set_online(true, &drops);
-        dropping.push(now, command("2", None), None, &drops);
-        dropping.set_online(false, &drops);
-        assert_eq!((dropping.len(), drops.get(DropReason::Offline)), (0, 2));
+        let (mut dropping, lost) = queue(9, false);
+        dropping.push(now, command("1", None), None, lost.losses());
+        dropping.set_online(true, lost.losses());
+        dropping.push(now, command("2", None), None, lost.losses());
+        dropping.set_online(false, lost.losses());
+        assert_eq!((dropping.len(), lost.get(DropReason::Offline)), (0, 2));
 
-        let (mut keeping, drops) = queue(9, true);
-        keeping.push(now, command("1", None), None, &drops);
-        keeping.set_online(true, &drops);
-        keeping.set_online(false, &drops);
-        assert_eq!((keeping.len(), drops.get(DropReason::Offline)), (1, 0));
-        keeping.clear(DropReason::Stopped, &drops);
-        assert_eq!((pop(&mut keeping, now, &drops), drops.get(DropReason::Stopped)), (None, 1));
+        let (mut keeping, lost) = queue(9, true);
+        keeping.push(now, command("1", None), None, lost.losses());
+        keeping.set_online(true, lost.losses());
+        keeping.set_online(false, lost.losses());
+        assert_eq!((keeping.len(), lost.get(DropReason::Offline)), (1, 0));
+        keeping.clear(DropReason::Stopped, lost.losses());
+        assert_eq!((pop(&mut keeping, now, &lost), lost.get(DropReason::Stopped)), (None, 1));
     }
 
     #[tokio::test]
     async fn who_waits_is_told() {
-        let (mut queue, drops) = queue(1, false);
+        let (mut queue, lost) = queue(1, false);
         let now = Instant::now();
         let (receipt, mut fates) = super::super::receipt::receipt();
-        queue.push(now, command("1", None), Some(receipt.clone()), &drops);
-        queue.set_online(true, &drops);
-        queue.push(now, command("2", None), Some(receipt.clone()), &drops);
-        queue.push(now, command("3", Some(0)), Some(receipt), &drops);
-        assert!(queue.pop(now + Duration::from_secs(1), &drops).is_none());
+        queue.push(now, command("1", None), Some(receipt.clone()), lost.losses());
+        queue.set_online(true, lost.losses());
+        queue.push(now, command("2", None), Some(receipt.clone()), lost.losses());
+        queue.push(now, command("3", Some(0)), Some(receipt), lost.losses());
+        assert!(queue.pop(now + Duration::from_secs(1), lost.losses()).is_none());
         for reason in [DropReason::Offline, DropReason::QueueFull, DropReason::Expired] {
             assert_eq!(fates.next().await, Some(Fate::Dropped(reason)));
         }
         assert_eq!(fates.next().await, None);
+    }
+
+    #[test]
+    fn who_watches_sees_the_end_of_each() {
+        let (queue, lost) = queue(1, false);
+        let peer = "10.0.0.7:4711".parse().ok();
+        let mut queue = CommandQueue { peer, ..queue };
+        let mut watcher = lost.watch.watch();
+        let now = Instant::now();
+        queue.push(now, command("1", None), None, lost.losses());
+        queue.set_online(true, lost.losses());
+        queue.push(now, command("2", None), None, lost.losses());
+        queue.push(now, command("3", Some(0)), None, lost.losses());
+        assert_eq!(pop(&mut queue, now + Duration::from_secs(1), &lost), None);
+        queue.push(now, command("4", None), None, lost.losses());
+        queue.clear(DropReason::Stopped, lost.losses());
+        let reasons = [DropReason::Offline, DropReason::QueueFull, DropReason::Expired, DropReason::Stopped];
+        for (wanted, reason) in ["1", "2", "3", "4"].into_iter().zip(reasons) {
+            let event = watcher.try_next().unwrap();
+            let What::Out { frame, peer: to, dropped } = &event.what else { panic!("{event:?}") };
+            assert_eq!((&frame[..], *to, *dropped), (wanted.as_bytes(), peer, Some(reason)));
+        }
+        assert!(watcher.try_next().is_none());
     }
 }

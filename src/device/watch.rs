@@ -63,10 +63,10 @@ pub enum What {
         topic: TopicName,
         /// The message.
         payload: Bytes,
-        /// What became of it: [`Made::Queued`] or [`Made::Dropped`].
+        /// What the rules made of it: [`Made::Queued`] or [`Made::Dropped`].
         made: Vec<Made>,
     },
-    /// A frame was written, or could not be.
+    /// A frame was written, or left its queue otherwise: each that was queued has one of these for each link it was for.
     Out {
         /// The frame, without its framing.
         frame: Bytes,
@@ -89,7 +89,7 @@ pub enum What {
 pub enum Made {
     /// A message was published.
     Published(Publication),
-    /// A frame waits to be written.
+    /// A frame for the device; [`What::Out`] tells what becomes of it.
     Queued(Bytes),
     /// It went no further.
     Dropped {

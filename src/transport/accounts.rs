@@ -38,6 +38,11 @@ impl Accounts {
         name_of(&self.group, gid)
     }
 
+    /// The number of the group of that name.
+    pub fn group_id(&self, name: &str) -> Option<u32> {
+        entries(&self.group).find(|fields| fields[0] == name)?.get(2)?.parse().ok()
+    }
+
     /// The user of that name.
     pub fn user(&self, name: &str) -> Option<User> {
         let entry = entries(&self.passwd).find(|fields| fields[0] == name)?;
@@ -75,5 +80,6 @@ mod tests {
         assert_eq!(accounts.user_name(1000).as_deref(), Some("pi"));
         assert_eq!(accounts.group_name(20).as_deref(), Some("dialout"));
         assert_eq!(accounts.group_name(21), None);
+        assert_eq!((accounts.group_id("gpio"), accounts.group_id("odd")), (Some(997), None));
     }
 }

@@ -22,10 +22,20 @@ impl fmt::Display for Holder {
     }
 }
 
+/// What a device is to the kernel: its number, and for a pseudo terminal the file system it is in. Each container has
+/// one of its own, and counts its terminals from 0.
+type Number = (u64, u64);
+
+fn number(file: &fs::Metadata) -> Number {
+    // Majors of pseudo terminals, as the kernel's devices.txt lists them.
+    let is_pseudo = (136..=143).contains(&rustix::fs::major(file.rdev()));
+    (file.rdev(), if is_pseudo { file.dev() } else { 0 })
+}
+
 /// The device files below /dev that processes have open.
 #[derive(Clone, Debug, Default)]
 pub struct Holders {
-    by_device: BTreeMap<u64, Vec<Holder>>,
+    by_device: BTreeMap<Number, Vec<Holder>>,
     complete: bool,
 }
 
@@ -45,8 +55,8 @@ impl Holders {
 
     /// The processes that have `device` open, by process id.
     pub fn of(&self, device: &Path) -> &[Holder] {
-        let number = fs::metadata(device).map(|device| device.rdev()).unwrap_or(0);
-        self.by_device.get(&number).map_or(&[], Vec::as_slice)
+        let number = fs::metadata(device).map(|device| number(&device)).ok();
+        number.and_then(|number| self.by_device.get(&number)).map_or(&[], Vec::as_slice)
     }
 
     /// Whether every process could be looked into. Without root, those of others cannot.
@@ -78,13 +88,13 @@ impl Holders {
                 return;
             }
         };
-        let mut devices: Vec<u64> = files
+        let mut devices: Vec<Number> = files
             .flatten()
             .map(|file| file.path())
             .filter(|file| fs::read_link(file).is_ok_and(|target| target.starts_with("/dev")))
             .filter_map(|file| fs::metadata(file).ok())
-            .map(|device| device.rdev())
-            .filter(|&number| number != 0)
+            .filter(|device| device.rdev() != 0)
+            .map(|device| number(&device))
             .collect();
         devices.sort_unstable();
         devices.dedup();

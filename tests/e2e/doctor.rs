@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Gateway, LISTENER, Port, gatepost, program, wait_until};
+use crate::common::{Gateway, LISTENER, Port, Process, gatepost, program, wait_until};
 
 /// A child that is killed when dropped.
 struct Running(Child);
@@ -44,16 +44,24 @@ fn run(mut command: Command) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
 
+/// Exit code and text; whatever it finds comes with what to do.
 fn doctor(config: &str) -> (i32, String) {
+    for finding in all_findings(config) {
+        let is_fine = finding["severity"] == "fine";
+        assert!(is_fine || !finding["fix"].as_array().unwrap().is_empty(), "nothing to do: {finding:#}");
+    }
     run(gatepost(&["doctor", "-c", config]))
 }
 
 /// The findings on `subject` as JSON.
 fn findings(config: &str, subject: &str) -> Vec<Value> {
+    all_findings(config).into_iter().filter(|finding| finding["subject"] == subject).collect()
+}
+
+fn all_findings(config: &str) -> Vec<Value> {
     let (_, text) = run(gatepost(&["doctor", "--json", "-c", config]));
     let value: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    let all = value["findings"].as_array().unwrap();
-    all.iter().filter(|finding| finding["subject"] == subject).cloned().collect()
+    value["findings"].as_array().unwrap().clone()
 }
 
 fn is_root() -> bool {
@@ -122,6 +130,28 @@ fn who_holds_the_port_is_named() {
     assert!(text.contains(&holder) && !text.contains("listening"), "a port in use is not listened to: {text}");
 }
 
+/// A container counts its pseudo terminals from 0, too.
+#[test]
+#[ignore = "needs root, namespaces and Python"]
+fn the_terminals_of_a_container_are_not_ours() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "tty");
+    let config = config(&dir, &device(port.path()));
+    let near = fs::canonicalize(port.path()).unwrap();
+    let number: u32 = near.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let script = "mount -t devpts -o newinstance,ptmxmode=0666 none /dev/pts; mount --bind /dev/pts/ptmx /dev/ptmx
+        exec python3 -c \"import os, time; kept = [os.openpty() for _ in range($COUNT)]; print('open', flush=True); time.sleep(600)\"";
+    let mut container = Command::new("unshare");
+    container.args(["-m", "sh", "-ec", script]).env("COUNT", (number + 1).to_string());
+    let container = Process::spawn(container);
+    container.find("open");
+    let (code, text) = doctor(&config);
+    assert!(code == 0 && !text.contains("python3"), "{text}");
+    let _held = fs::OpenOptions::new().read(true).write(true).open(&near).unwrap();
+    let (_, text) = doctor(&config);
+    assert!(text.contains(&format!("(pid {}", std::process::id())) && !text.contains("python3"), "{text}");
+}
+
 #[test]
 fn a_running_gateway_is_no_fault_and_is_left_alone() {
     let dir = TempDir::new().unwrap();
@@ -174,7 +204,7 @@ fn mosquitto_on_the_brokers_port_is_named() {
     let (code, text) = doctor(&config);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains(&format!("{free} is in use by mosquitto (pid {}", mosquitto.id())), "{text}");
-    assert!(text.contains("systemctl") && text.contains("mosquitto"), "{text}");
+    assert!(text.contains("systemctl disable --now ") && text.contains("password and ACL files"), "{text}");
 }
 
 /// `script` in namespaces of its own, where it is root; `$CONFIG` names the config, `$GATEPOST` the binary.
@@ -204,6 +234,65 @@ fn a_full_disk_is_a_problem() {
     let (code, text) = unshared("-m", &config, &format!("{mount}; mount -o remount,ro state; {doctor}"));
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("problem: disk: the file system of state_dir"), "{text}");
+}
+
+/// As on a system with the package: a service user, its configuration in /etc, its state in /var/lib. `$USER_ID` looks.
+#[test]
+#[ignore = "needs root and namespaces"]
+fn on_a_packaged_system_the_user_of_the_service_is_judged() {
+    let dir = TempDir::new().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let port = Port::plugged(dir.path(), "tty");
+    std::os::unix::fs::chown(port.path(), None, Some(20)).unwrap();
+    fs::set_permissions(port.path(), fs::Permissions::from_mode(0o660)).unwrap();
+    let file = dir.path().join("packaged.toml");
+    fs::write(&file, format!("[broker]\npassword_file = \"passwd\"\n{LISTENER}{}", device(port.path()))).unwrap();
+    let system = "\
+mount -t tmpfs none /etc; mount -t tmpfs none /var/lib; mkdir -p /etc/gatepost /var/lib/gatepost
+cp \"$CONFIG\" /etc/gatepost/gatepost.toml; : > /etc/gatepost/passwd; chmod 0640 /etc/gatepost/passwd
+echo 'root:x:0:0::/root:/bin/sh
+gatepost:x:990:990::/:/bin/false
+pi:x:65534:65534::/:/bin/sh' > /etc/passwd
+chown 0:990 /etc/gatepost/passwd; chown 990:990 /var/lib/gatepost
+printf 'dialout:x:20:%s\\ngatepost:x:990:pi\\n' \"$DIALOUT\" > /etc/group
+";
+    let binary = dir.path().join("gatepost-for-all");
+    fs::copy(gatepost(&[]).get_program(), &binary).unwrap();
+    let look = |user: &str, dialout: &str, more: &str| {
+        let script = format!(
+            "{system}{more}\nexec setpriv --reuid {user} --regid {user} --groups 990 {} doctor",
+            binary.display()
+        );
+        unshared("-m", file.to_str().unwrap(), &format!("DIALOUT={dialout}; {script}"))
+    };
+    for user in ["0", "65534"] {
+        let (code, text) = look(user, "", "");
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains("the service user gatepost may not open"), "{text}");
+        assert!(text.contains("sudo usermod -aG dialout gatepost && sudo systemctl restart gatepost"), "{text}");
+        let (code, text) = look(user, "gatepost", "");
+        assert_eq!(code, 0, "{text}");
+        assert!(!text.contains("warning: device") && text.contains("state_dir /var/lib/gatepost has room"), "{text}");
+    }
+    let (_, text) = look("65534", "gatepost", "");
+    assert!(
+        text.contains("ok: device board: the service user gatepost may open") && text.contains("pi may not"),
+        "{text}"
+    );
+    let (code, text) = look("0", "gatepost", "chown 0:0 /etc/gatepost/passwd");
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("problem: service: the service user gatepost may not read /etc/gatepost/passwd"), "{text}");
+    assert!(
+        text.contains("sudo chgrp gatepost /etc/gatepost/passwd && sudo chmod 0640 /etc/gatepost/passwd"),
+        "{text}"
+    );
+    let (code, text) = look("65534", "gatepost", "chown 0:0 /etc/gatepost/passwd");
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("→ sudo gatepost doctor"), "{text}");
+    let (code, text) = look("0", "gatepost", "chown 0:0 /var/lib/gatepost");
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("problem: disk: the service user gatepost may not write to /var/lib/gatepost"), "{text}");
+    assert!(text.contains("sudo chown -R gatepost: /var/lib/gatepost"), "{text}");
 }
 
 /// The default listeners, in a network of its own: the ports are free there.

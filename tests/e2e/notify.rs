@@ -1,6 +1,8 @@
 //! What a service manager sees: its socket is one of the test, which is all that systemd is to the gateway.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -8,20 +10,20 @@ use tempfile::TempDir;
 
 use crate::common::{DEADLINE, LISTENER, Mqtt, Process, gatepost};
 
-struct Manager {
+pub struct Manager {
     socket: UnixDatagram,
     dir: TempDir,
 }
 
 impl Manager {
-    fn new() -> Manager {
+    pub fn new() -> Manager {
         let dir = TempDir::new().unwrap();
         let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         Manager { socket, dir }
     }
 
-    fn configure(&self, devices: &str) {
+    pub fn configure(&self, devices: &str) {
         let text = format!(
             "[gateway]\nname = \"test\"\nstate_dir = \"state\"\n[log]\nformat = \"plain\"\n\
              {LISTENER}{devices}"
@@ -29,13 +31,23 @@ impl Manager {
         std::fs::write(self.dir.path().join("gatepost.toml"), text).unwrap();
     }
 
+    /// Where the config and the state are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn start(&self, watchdog: Option<Duration>) -> Process {
+        Process::spawn(self.command(watchdog))
+    }
+
+    /// The gateway, not started yet.
+    pub fn command(&self, watchdog: Option<Duration>) -> Command {
         let mut command = gatepost(&["run", "-c"]);
         command.arg(self.dir.path().join("gatepost.toml")).env("NOTIFY_SOCKET", self.dir.path().join("notify"));
         if let Some(period) = watchdog {
             command.env("WATCHDOG_USEC", period.as_micros().to_string());
         }
-        Process::spawn(command)
+        command
     }
 
     fn next(&self) -> String {
@@ -45,7 +57,7 @@ impl Manager {
     }
 
     /// Skips messages until one begins so.
-    fn expect(&self, beginning: &str) -> String {
+    pub fn expect(&self, beginning: &str) -> String {
         loop {
             let text = self.next();
             if text.starts_with(beginning) {
@@ -55,7 +67,7 @@ impl Manager {
     }
 }
 
-fn port(process: &Process) -> u16 {
+pub fn port(process: &Process) -> u16 {
     let line = process.find_all(&["listening", "address="]);
     let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
     address.parse::<std::net::SocketAddr>().unwrap().port()

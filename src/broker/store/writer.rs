@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Shared;
 use super::change::Restored;
-use super::damage::set_aside;
+use super::damage::{self, set_aside};
 use super::database::{Database, DatabaseError};
 use super::ledger::{Mode, Work};
 use super::pending::Pending;
@@ -40,15 +41,17 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, database: Option<Database>) -> Writer {
-        Writer { shared, database, log: LogLimit::default() }
+        let writer = Writer { shared, database, log: LogLimit::default() };
+        writer.note_size();
+        writer
     }
 
     /// Writes until the store is closed.
     pub(super) fn run(mut self) {
         loop {
             match self.wait() {
-                Work::Commit(batch) => self.commit(batch),
-                Work::Probe => self.probe(),
+                Work::Commit(batch) => self.ask_disk(|writer| writer.commit(batch)),
+                Work::Probe => self.ask_disk(Writer::probe),
                 Work::Wait(_) => {}
                 Work::Close => break,
             }
@@ -68,6 +71,13 @@ impl Writer {
                 work => return work,
             }
         }
+    }
+
+    /// Does `work`, which waits for the disk.
+    fn ask_disk(&mut self, work: impl FnOnce(&mut Writer)) {
+        self.shared.disk.ask(Instant::now());
+        work(self);
+        self.shared.disk.answer(Instant::now());
     }
 
     fn commit(&mut self, batch: Pending) {
@@ -112,7 +122,13 @@ impl Writer {
         stats.commits.increment();
         stats.rows.add(written.rows);
         stats.bytes_written.add(written.bytes);
+        self.note_size();
         Ok(())
+    }
+
+    /// Here, where waiting for the disk holds up nobody.
+    fn note_size(&self) {
+        self.shared.size.store(damage::size(&self.shared.path), Ordering::Relaxed);
     }
 
     /// Sets the damaged database aside and makes a new one.

@@ -67,6 +67,8 @@ fn numbers(figures: &Figures) -> Vec<(&'static str, u64)> {
         ("$SYS/broker/store/pending", store.pending),
         ("$SYS/broker/store/failures", store.failures),
         ("$SYS/broker/store/dropped", store.dropped),
+        ("$SYS/broker/store/stalls", store.stalls),
+        ("$SYS/broker/store/stalled", store.stalled_for),
         ("$SYS/broker/store/size", store.size),
     ]
 }
@@ -83,7 +85,7 @@ mod tests {
         let figures = Figures { uptime: 12, dropped, ..Figures::default() };
         let values = of(&figures, &Loads::new(Instant::now()));
         let topics: BTreeSet<&str> = values.iter().map(|(topic, _)| &**topic).collect();
-        assert_eq!((topics.len(), values.len()), (2 + 32 + 27 + 1 + 2, 2 + 32 + 27 + 1 + 2));
+        assert_eq!((topics.len(), values.len()), (2 + 34 + 27 + 1 + 2, 2 + 34 + 27 + 1 + 2));
         assert!(topics.iter().all(|topic| topic.starts_with("$SYS/broker/")));
         let value = |topic: &str| &*values.iter().find(|(name, _)| name == topic).unwrap().1;
         assert_eq!(value("$SYS/broker/uptime"), "12 seconds");

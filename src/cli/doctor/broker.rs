@@ -13,6 +13,8 @@ use super::sockets;
 use crate::broker;
 use crate::config::{self, Listener};
 
+/// Debian starts it by itself as soon as it is installed.
+const DISABLE_MOSQUITTO: &str = "sudo systemctl disable --now mosquitto";
 /// How long a broker may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
@@ -90,7 +92,10 @@ fn listener_at(machine: &Machine, listener: &Listener, address: SocketAddr) -> O
                 .fix("in the unit: AmbientCapabilities=CAP_NET_BIND_SERVICE")
                 .fix("sudo setcap cap_net_bind_service=+ep \"$(command -v gatepost)\"    # without a unit"),
         ),
-        _ => Some(Finding::problem("broker", format!("nothing can listen on {address}: {error}"))),
+        _ => Some(
+            Finding::problem("broker", format!("nothing can listen on {address}: {error}"))
+                .fix("ip address    # the addresses that this machine has"),
+        ),
     }
 }
 
@@ -113,7 +118,7 @@ fn in_use(machine: &Machine, listener: &Listener, address: SocketAddr) -> Findin
             Finding::problem("broker", format!("{gateway} listens on {address} but does not answer: {answer}"))
                 .fix("sudo systemctl restart gatepost")
         }
-        (None, Some(gateway)) if answers => {
+        (None, Some(gateway)) if answers && is_of(machine, gateway, &sockets) => {
             let what = format!("{gateway} listens on {address}, it seems (only root sees whose port it is): {answer}");
             Finding::fine("broker", what)
         }
@@ -121,17 +126,21 @@ fn in_use(machine: &Machine, listener: &Listener, address: SocketAddr) -> Findin
     }
 }
 
+/// Whether the sockets are of the user that `process` runs as, as far as that can be seen.
+fn is_of(machine: &Machine, process: &Process, sockets: &[sockets::Listening]) -> bool {
+    machine.uid_of(process).is_none_or(|uid| sockets.iter().any(|socket| socket.uid == uid))
+}
+
 fn taken(address: SocketAddr, owner: &Process) -> Finding {
     let mut finding = Finding::problem("broker", format!("{address} is in use by {owner}"))
         .why("The gateway cannot start its broker there (exit code 71).")
         .fix(if owner.name == "mosquitto" && owner.unit.is_none() {
-            format!("sudo systemctl stop mosquitto    # or, if it is no service: {}", owner.stop())
+            format!("{DISABLE_MOSQUITTO}    # or, if it is no service: {}", owner.stop())
         } else {
-            owner.stop()
+            owner.disable()
         });
-    if let Some(unit) = &owner.unit {
-        let manager = unit.manager();
-        finding = finding.fix(format!("{manager} disable {}    # so that it does not come back", unit.name));
+    if owner.name == "mosquitto" {
+        finding = finding.fix("or let gatepost take its place: its password and ACL files can be used as they are");
     }
     finding.fix(format!("or listen elsewhere: [[broker.listener]] address = \"{}\"", elsewhere(address)))
 }
@@ -144,9 +153,11 @@ fn taken_by_unknown(
 ) -> Finding {
     let user = sockets.first().and_then(|socket| machine.accounts.user_name(socket.uid));
     let user = user.map_or_else(|| "another user".to_owned(), |user| format!("the user {user}"));
-    Finding::problem("broker", format!("{address} is in use by a program of {user} ({answer})"))
-        .why("The gateway cannot start its broker there (exit code 71). Only root sees which program it is.")
-        .fix(format!("sudo ss -ltnp 'sport = :{}'", address.port()))
+    let is_mosquitto = user == "the user mosquitto";
+    let finding = Finding::problem("broker", format!("{address} is in use by a program of {user} ({answer})"))
+        .why("The gateway cannot start its broker there (exit code 71). Only root sees which program it is.");
+    let finding = if is_mosquitto { finding.fix(DISABLE_MOSQUITTO) } else { finding };
+    finding.fix(format!("sudo ss -ltnp 'sport = :{}'", address.port()))
 }
 
 fn elsewhere(address: SocketAddr) -> SocketAddr {

@@ -1,5 +1,6 @@
 //! Findings about the machine as a whole: clock, disk, limits.
 
+use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, StatVfs, StatVfsMountFlags, accessat, statvfs};
@@ -7,7 +8,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::finding::Finding;
 use super::machine::Machine;
-use super::port::SERVICE_USER;
+use super::service::USER as SERVICE_USER;
 use crate::config::Config;
 
 /// 2025-01-01T00:00:00Z, before this program was written: a clock before it was never set.
@@ -46,13 +47,14 @@ pub fn disk(machine: &Machine, state_dir: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     match statvfs(&place) {
         Ok(space) => findings.extend(room(state_dir, &space)),
-        Err(error) => findings
-            .push(Finding::problem("disk", format!("state_dir {} cannot be looked at: {error}", state_dir.display()))),
+        Err(error) => findings.push(
+            Finding::problem("disk", format!("state_dir {} cannot be looked at: {error}", state_dir.display()))
+                .fix("sudo dmesg | tail -n 20    # whether the disk has errors"),
+        ),
     }
     let is_read_only = statvfs(&place).is_ok_and(|space| space.f_flag.contains(StatVfsMountFlags::RDONLY));
-    let may_write = accessat(CWD, &place, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok();
-    if !may_write && !is_read_only {
-        findings.push(not_writable(machine, state_dir, &place));
+    if !is_read_only {
+        findings.extend(not_writable(machine, state_dir, &place));
     }
     if findings.is_empty() {
         findings.push(Finding::fine("disk", format!("state_dir {} has room", state_dir.display())));
@@ -65,20 +67,35 @@ fn existing(folder: &Path) -> PathBuf {
     folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/")).to_owned()
 }
 
-fn not_writable(machine: &Machine, state_dir: &Path, place: &Path) -> Finding {
-    let service = machine.accounts.user(SERVICE_USER);
-    let user = machine.accounts.user_name(rustix::process::geteuid().as_raw()).unwrap_or_else(|| "$USER".to_owned());
+/// That the gateway may not write to its folder, or to the one above where it would make it.
+fn not_writable(machine: &Machine, state_dir: &Path, place: &Path) -> Option<Finding> {
+    let user = match &machine.service {
+        // systemd makes it, and gives it to the service.
+        Some(service) => {
+            let is_refused = |folder: &Metadata| !service.may_fill(folder);
+            fs::metadata(state_dir).ok().filter(is_refused)?;
+            format!("the service user {SERVICE_USER}")
+        }
+        None => {
+            let refused = accessat(CWD, place, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_err();
+            let name = || machine.accounts.user_name(rustix::process::geteuid().as_raw());
+            refused.then(|| name().unwrap_or_else(|| "$USER".to_owned()))?
+        }
+    };
     let what = format!("{user} may not write to {}", place.display());
-    let owner = service.as_ref().map_or(user.as_str(), |service| &service.name);
-    // The folder of the service, or of a gateway that another started, is not for whoever asks.
-    let is_of_other = service.is_some() || machine.gateway().is_some();
+    let owner = if machine.service.is_some() { SERVICE_USER } else { &user };
+    // The folder of a gateway that another started is not for whoever asks.
+    let is_of_other = machine.service.is_none() && machine.gateway().is_some();
     let finding = if is_of_other { Finding::warning("disk", what) } else { Finding::problem("disk", what) };
-    finding
-        .why(format!(
-            "The gateway keeps its state in {} (state_dir) and must be able to write there.",
-            state_dir.display()
-        ))
-        .fix(format!("sudo install -d -o {owner} -m 0750 {}", state_dir.display()))
+    let finding = finding.why(format!(
+        "The gateway keeps its state in {} (state_dir) and must be able to write there.",
+        state_dir.display()
+    ));
+    Some(if machine.service.is_some() {
+        finding.fix(format!("sudo chown -R {owner}: {} && sudo systemctl restart gatepost", state_dir.display()))
+    } else {
+        finding.fix(format!("sudo install -d -o {owner} -m 0750 {}", state_dir.display()))
+    })
 }
 
 /// What is wrong with the file system.
@@ -135,6 +152,7 @@ pub fn files(machine: &Machine, config: &Config) -> Finding {
             let limits = machine.read(&format!("proc/{}/limits", gateway.pid)).unwrap_or_default();
             open_files(limit_of(&limits), &format!("in {gateway}"), connections, devices)
         }
+        None if machine.service.is_some() => Finding::fine("limits", "those of the service are seen while it runs"),
         None => open_files(getrlimit(Resource::Nofile).current, "in this session", connections, devices),
     }
 }
@@ -160,8 +178,6 @@ fn open_files(limit: Option<u64>, whose: &str, connections: usize, devices: usiz
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::super::finding::Severity;
     use super::*;
 

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::service::Service;
 use crate::transport::accounts::Accounts;
 use crate::transport::holders::{Holder, Holders};
 use crate::transport::ports::{self, Port};
@@ -21,6 +23,8 @@ pub struct Machine {
     pub processes: Vec<Process>,
     /// Users and groups.
     pub accounts: Accounts,
+    /// The gateway as a service, where that is what is looked at.
+    pub service: Option<Service>,
 }
 
 /// A process.
@@ -55,12 +59,14 @@ impl Unit {
 impl Machine {
     /// Looks at the machine below `root`.
     pub fn gather(root: &Path) -> Machine {
+        let (processes, accounts) = (processes(&root.join("proc")), Accounts::read(root));
         Machine {
             root: root.to_owned(),
             ports: ports::list_in(root),
             holders: Holders::scan(),
-            processes: processes(&root.join("proc")),
-            accounts: Accounts::read(root),
+            service: Service::find(root, &processes, &accounts),
+            processes,
+            accounts,
         }
     }
 
@@ -83,6 +89,11 @@ impl Machine {
     pub fn gateway(&self) -> Option<&Process> {
         let runs = |process: &Process| process.arguments.get(1).is_some_and(|command| command == "run");
         self.processes.iter().find(|process| process.is_gatepost() && runs(process))
+    }
+
+    /// The number of the user that a process runs as.
+    pub fn uid_of(&self, process: &Process) -> Option<u32> {
+        fs::metadata(self.root.join("proc").join(process.pid.to_string())).ok().map(|folder| folder.uid())
     }
 
     /// The process that a holder is.
@@ -113,6 +124,14 @@ impl Process {
         match &self.unit {
             Some(unit) => format!("{} stop {}", unit.manager(), unit.name.trim_end_matches(".service")),
             None => format!("sudo kill {}", self.pid),
+        }
+    }
+
+    /// The command that ends it, so that it does not come back.
+    pub fn disable(&self) -> String {
+        match &self.unit {
+            Some(unit) => format!("{} disable --now {}", unit.manager(), unit.name.trim_end_matches(".service")),
+            None => self.stop(),
         }
     }
 

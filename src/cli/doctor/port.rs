@@ -9,15 +9,13 @@ use rustix::fs::{Access as Mode, AtFlags, CWD, accessat};
 
 use super::finding::Finding;
 use super::machine::{Machine, Process};
+use super::service::USER as SERVICE_USER;
 use super::{console, modem_manager};
 use crate::cli::ports::name_to_write;
 use crate::config::SerialPort;
 use crate::transport::holders::Holders;
 use crate::transport::ports::Port;
 use crate::transport::serial;
-
-/// The user that packages and the unit file run the gateway as.
-pub const SERVICE_USER: &str = "gatepost";
 
 /// Whether the port can be listened to.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,7 +83,9 @@ fn locate(machine: &Machine, subject: &str, port: &SerialPort) -> Result<PathBuf
             };
             Err(Box::new(missing(machine, subject, &place.to_string(), what)))
         }
-        Err(error) => Err(Box::new(Finding::problem(subject, format!("{place} cannot be looked at: {error}")))),
+        Err(error) => Err(Box::new(
+            Finding::problem(subject, format!("{place} cannot be looked at: {error}")).fix("sudo gatepost doctor"),
+        )),
     }
 }
 
@@ -142,7 +142,7 @@ struct Access {
     user: Option<String>,
     /// Whether the user is a member of the file's group as of /etc/group, and so will be after logging in again.
     user_in_group: bool,
-    /// Whether the user [`SERVICE_USER`] may; `None` if there is none.
+    /// Whether the service may; `None` if there is none, or its user is not who counts.
     service_may: Option<bool>,
     /// The file's owner.
     owner: String,
@@ -158,23 +158,13 @@ impl Access {
         let accounts = &machine.accounts;
         let user = accounts.user_name(rustix::process::geteuid().as_raw());
         let listed = user.as_deref().and_then(|name| accounts.user(name));
-        let may = |uid: u32, groups: &[u32]| {
-            let bits = if uid == file.uid() {
-                file.mode() >> 6
-            } else if groups.contains(&file.gid()) {
-                file.mode() >> 3
-            } else {
-                file.mode()
-            };
-            uid == 0 || bits & 0o6 == 0o6
-        };
         // Root's own group is not for giving away.
         let group = (file.mode() & 0o060 == 0o060 && file.gid() != 0).then(|| accounts.group_name(file.gid()));
         Some(Access {
             user_may: accessat(CWD, path, Mode::READ_OK | Mode::WRITE_OK, AtFlags::EACCESS).is_ok(),
             user_in_group: listed.is_some_and(|user| user.groups.contains(&file.gid())),
             user,
-            service_may: accounts.user(SERVICE_USER).map(|user| may(user.uid, &user.groups)),
+            service_may: machine.service.as_ref().map(|service| service.may_open(&file)),
             owner: accounts.user_name(file.uid()).unwrap_or_else(|| file.uid().to_string()),
             group: group.flatten(),
             mode: file.mode() & 0o777,
@@ -196,8 +186,11 @@ fn permission(subject: &str, path: &Path, access: &Access) -> Option<Finding> {
     };
     let what = format!("permission denied: {denied} may not open {place}");
     // Whoever only looks after the service need not open the port himself.
-    let only_user = access.service_may == Some(true);
-    let finding = if only_user { Finding::warning(subject, what) } else { Finding::problem(subject, what) };
+    if access.service_may == Some(true) {
+        let what = format!("the service user {SERVICE_USER} may open {place}; {user} may not, and need not");
+        return Some(Finding::fine(subject, what).fix("sudo gatepost doctor --probe    # to listen to it"));
+    }
+    let finding = Finding::problem(subject, what);
     let Some(group) = &access.group else {
         return Some(
             finding
@@ -244,9 +237,12 @@ fn holder(machine: &Machine, subject: &str, path: &Path, device: &Path) -> Optio
     let others: Vec<Process> = others.into_iter().map(|holder| machine.process(holder)).collect();
     let place = path.display();
     if let Some(maker) = makers.first().filter(|_| others.is_empty()) {
-        let what = format!("{} made {place} and has this end of it open too", machine.process(maker));
+        let maker = machine.process(maker);
+        let what = format!("{maker} made {place} and has this end of it open too");
         return Some(Held::Shared(
-            Finding::warning(subject, what).why("Bytes that it reads do not reach the gateway."),
+            Finding::warning(subject, what)
+                .why("Bytes that it reads do not reach the gateway.")
+                .fix(format!("{}    # if it reads from this end", maker.stop())),
         ));
     }
     if !others.is_empty() && others.iter().all(Process::is_gatepost) {

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::cli::escape;
+
 /// The whole answer.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Snapshot {
@@ -23,6 +25,8 @@ pub(in crate::cli) struct Device {
     pub(in crate::cli) address: String,
     pub(in crate::cli) state: String,
     since: Option<String>,
+    /// Of a `tcp_server`.
+    pub(in crate::cli) peers: Option<u64>,
     pub(in crate::cli) bytes_in: u64,
     pub(in crate::cli) bytes_out: u64,
     pub(in crate::cli) frames_in: u64,
@@ -52,6 +56,17 @@ impl Snapshot {
     /// A figure of the broker, by its JSON pointer.
     pub(in crate::cli) fn broker(&self, pointer: &str) -> u64 {
         self.broker.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
+    }
+
+    /// What is kept on disk: `healthy`, `off`, `stalled`, `degraded`; `None` where nothing is said of it.
+    pub(in crate::cli) fn disk(&self) -> Option<&str> {
+        self.broker["store"]["state"].as_str()
+    }
+
+    /// What is wrong with the disk.
+    pub(in crate::cli) fn disk_trouble(&self) -> Option<String> {
+        let (state, error) = (self.disk()?, self.broker["store"]["error"].as_str()?);
+        Some(format!("{state}: {}", escape::encode(error.as_bytes())))
     }
 
     /// The broker's drops by reason.

@@ -26,18 +26,18 @@ const STALL_WARNING: Duration = Duration::from_secs(10);
 pub(super) async fn write_commands(mut write: WriteHalf, link: &Link<'_>) -> End {
     let Link { device, outbox, .. } = *link;
     let codec = Codec::new(&device.config.framing);
-    let drops = &device.state.stats.dropped;
+    let losses = device.losses();
     let gap = device.config.write_gap;
     let mut bytes = BytesMut::new();
     loop {
-        let Some(first) = outbox.next(&link.drain, drops).await else {
+        let Some(first) = outbox.next(&link.drain, losses).await else {
             // Waits until the driver has sent what it was given; closing would throw that away.
             return write.shutdown().await.map_or_else(link_error, |()| End::Stopped);
         };
         let mut batch = Batch::new(device, link.peer);
         batch.add(first, &codec, &mut bytes, link);
         while gap.is_zero() && bytes.len() < WRITE_SIZE {
-            let Some(next) = outbox.try_next(drops) else { break };
+            let Some(next) = outbox.try_next(losses) else { break };
             batch.add(next, &codec, &mut bytes, link);
         }
         if let Err(error) = write_all(&mut write, &bytes, device).await {

@@ -129,7 +129,7 @@ fn permission_is_judged_for_the_user_and_for_the_service() {
     assert_eq!(finding.severity, Severity::Problem);
     assert_eq!(finding.fix, ["sudo usermod -aG dialout gatepost && sudo systemctl restart gatepost"]);
     let finding = judge(Access { user_may: false, service_may: Some(true), ..good.clone() });
-    assert_eq!(finding.severity, Severity::Warning);
+    assert_eq!(finding.severity, Severity::Fine);
     let finding = judge(Access { user_may: false, group: None, mode: 0o600, ..good });
     assert!(finding.fix.iter().any(|fix| fix.contains("udev")), "{finding:?}");
 }
