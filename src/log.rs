@@ -1,10 +1,10 @@
-//! Where log lines go and what they look like. Always stderr, or journald's socket.
+//! Where log lines go and what they look like. Always stderr, or journald's socket, by a thread of their own.
 //!
 //! An event is one line: when, how bad, what, and fields.
 //! `2026-11-21T12:00:00.123Z WARN device offline device=arduino reason="unplugged" retry_in=500ms`
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -21,8 +21,11 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::config::{Log, LogFormat};
 
 mod journald;
+mod queue;
 
 use journald::Journal;
+pub use queue::Guard;
+use queue::Queue;
 
 /// Overrides `[log] level`.
 pub const VARIABLE: &str = "GATEPOST_LOG";
@@ -53,20 +56,23 @@ pub enum LogError {
     /// `format = "journald"`, and no journal takes messages.
     #[error("cannot reach journald: {0}\nhint: with [log] format = \"auto\" it is used only where it is there")]
     Journald(io::Error),
+    /// The system gives no thread.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(io::Error),
     /// [`init`] was called twice.
     #[error("logging is already set up")]
     Twice,
 }
 
-/// Sets up logging for the whole process. Once.
-pub fn init(log: &Log) -> Result<(), LogError> {
+/// Sets up logging for the whole process, until what is returned is dropped. Once.
+pub fn init(log: &Log) -> Result<Guard, LogError> {
     let filter = filter(std::env::var(VARIABLE).ok().as_deref(), &log.level)?;
     let (filter, handle) = reload::Layer::new(filter);
-    let output = output(log.format, stderr_is_journal(), io::stderr().is_terminal())?;
+    let (output, guard) = output(log.format, stderr_is_journal(), io::stderr().is_terminal())?;
     Registry::default().with(output.with_filter(filter)).try_init().map_err(|_| LogError::Twice)?;
     // Only this sets it, and it has come so far once.
     let _ = LEVEL.set(handle);
-    Ok(())
+    Ok(guard)
 }
 
 /// Logs what `[log] level` says from now on, unless `$GATEPOST_LOG` says otherwise. Does nothing before [`init`].
@@ -98,29 +104,30 @@ fn filter(variable: Option<&str>, configured: &str) -> Result<EnvFilter, LogErro
 
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
-fn output(format: LogFormat, journal: bool, terminal: bool) -> Result<Output, LogError> {
-    let lines = |colour: bool| -> Output {
-        Box::new(tracing_subscriber::fmt::layer().event_format(Line).with_ansi(colour).with_writer(io::stderr))
+fn output(format: LogFormat, journal: bool, terminal: bool) -> Result<(Output, Guard), LogError> {
+    let journald = match (format, journal) {
+        (LogFormat::Auto, true) => Journal::open(Path::new(journald::SOCKET)).ok(),
+        (LogFormat::Journald, _) => Some(Journal::open(Path::new(journald::SOCKET)).map_err(LogError::Journald)?),
+        _ => None,
     };
-    Ok(match (format, journal, terminal) {
-        (LogFormat::Auto, true, _) => match Journal::open(Path::new(journald::SOCKET)) {
-            Ok(journal) => Box::new(journal),
-            Err(_) => lines(false),
-        },
-        (LogFormat::Journald, ..) => Box::new(Journal::open(Path::new(journald::SOCKET)).map_err(LogError::Journald)?),
-        (LogFormat::Auto, false, true) => lines(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())),
-        (LogFormat::Pretty, ..) => lines(true),
-        (LogFormat::Auto | LogFormat::Plain, ..) => lines(false),
-        (LogFormat::Json, ..) => Box::new(
-            tracing_subscriber::fmt::layer()
-                .json()
-                .flatten_event(true)
-                .with_current_span(false)
-                .with_span_list(false)
-                .with_timer(Utc)
-                .with_writer(io::stderr),
-        ),
-    })
+    if let Some(journal) = journald {
+        let (layer, guard) = journal.layer().map_err(LogError::Thread)?;
+        return Ok((Box::new(layer), guard));
+    }
+    let (lines, guard) = Queue::new(|line| io::stderr().write_all(line)).map_err(LogError::Thread)?;
+    let colour = match format {
+        LogFormat::Pretty => true,
+        LogFormat::Auto => terminal && !journal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        _ => false,
+    };
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines);
+    let output: Output = match format {
+        LogFormat::Json => {
+            Box::new(layer.json().flatten_event(true).with_current_span(false).with_span_list(false).with_timer(Utc))
+        }
+        _ => Box::new(layer.event_format(Line).with_ansi(colour)),
+    };
+    Ok((output, guard))
 }
 
 /// Whether systemd connected stderr to the journal: `$JOURNAL_STREAM` is its device and inode, sd-daemon(3).

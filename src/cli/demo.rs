@@ -91,7 +91,7 @@ async fn show(args: Args) -> anyhow::Result<()> {
     let board = Board::new(sightings.clone()).context("cannot make a pseudo terminal for the board")?;
     let light = Light::bind(sightings).await.context("cannot listen on 127.0.0.1 for the light")?;
     let config = |port: u16| configuration(port, board.path(), light.port());
-    crate::log::init(&config(0)?.log)?;
+    let _log = crate::log::init(&config(0)?.log)?;
     let gateway = start(args.port, config).await?;
     let port = gateway.broker_addrs().first().context("the broker has no listener")?.port();
     let filters = ["#"].map(TopicFilter::new).into_iter().collect::<Result<Vec<_>, _>>()?;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -24,7 +24,8 @@ Examples:
   gatepost passwd --batch passwd ann < secret    the password is the first line of standard input
   gatepost passwd --delete passwd ann
 
-The file is made if it is missing, with mode 0600. A running gateway reads it again on SIGHUP.
+The file is made if it is missing, with mode 0600; by root in the folder of a service's group, such as
+/etc/gatepost, with 0640 and that group. A running gateway reads it again on SIGHUP.
 Files of mosquitto_passwd are understood; the other lines stay as they are.
 
 Exit codes: 0 done; 1 not.")]
@@ -184,14 +185,26 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 fn write_new(new: &Path, old: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
-    if let Ok(before) = old.metadata() {
-        let (uid, gid) = (before.uid(), before.gid());
-        // Only root may give a file away. Who may not becomes its owner, as with any editor.
-        let _ = std::os::unix::fs::fchown(&file, Some(uid), Some(gid));
-    }
-    file.set_permissions(PermissionsExt::from_mode(0o600))?;
+    let (uid, gid, mode) = owner(old)?;
+    // Only root may give a file away. Who may not becomes its owner, as with any editor.
+    let _ = fchown(&file, Some(uid), Some(gid));
+    file.set_permissions(PermissionsExt::from_mode(mode))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
+}
+
+/// Whose `path` is to be, and its mode. What root makes in the folder of a service's group, such as /etc/gatepost, is for
+/// that group to read; all else is its owner's alone.
+fn owner(path: &Path) -> io::Result<(u32, u32, u32)> {
+    let folder = folder(path).metadata()?;
+    let user = rustix::process::geteuid();
+    let before = path.metadata();
+    let (uid, gid, group_may_read) = match &before {
+        Ok(before) => (before.uid(), before.gid(), before.mode() & 0o040 != 0),
+        Err(_) => (user.as_raw(), folder.gid(), true),
+    };
+    let is_shared = group_may_read && user.is_root() && gid == folder.gid() && gid != 0;
+    Ok((uid, gid, if is_shared { 0o640 } else { 0o600 }))
 }
 
 #[cfg(test)]

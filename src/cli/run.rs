@@ -37,10 +37,13 @@ pub fn run(args: Args) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    if let Err(error) = crate::log::init(&config.log) {
-        eprintln!("error: the log could not be opened: {error}");
-        return ExitCode::from(exit::SOFTWARE);
-    }
+    let _log = match crate::log::init(&config.log) {
+        Ok(guard) => guard,
+        Err(error) => {
+            eprintln!("error: the log could not be opened: {error}");
+            return ExitCode::from(exit::SOFTWARE);
+        }
+    };
     panics::install();
     // One thread: a gateway is seldom busy, and a message that changes threads on its way waits for each to wake.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -15,6 +15,8 @@ use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::layer::Context;
 
+use super::queue::{Guard, Queue};
+
 /// Where journald listens.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 
@@ -27,6 +29,9 @@ pub(super) struct Journal {
     path: PathBuf,
 }
 
+/// Makes a record of each event.
+pub(super) struct Records(Queue);
+
 impl Journal {
     /// Fails if nobody is there.
     pub(super) fn open(path: &Path) -> io::Result<Journal> {
@@ -35,9 +40,15 @@ impl Journal {
         socket.send_to(&[], path)?;
         Ok(Journal { socket, path: path.to_owned() })
     }
+
+    /// Sends records from now on.
+    pub(super) fn layer(self) -> io::Result<(Records, Guard)> {
+        let (queue, guard) = Queue::new(move |record| self.socket.send_to(record, &self.path).map(drop))?;
+        Ok((Records(queue), guard))
+    }
 }
 
-impl<S: Subscriber> Layer<S> for Journal {
+impl<S: Subscriber> Layer<S> for Records {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = String::new();
         // Formatting into a string fails only if a field's own formatting does.
@@ -48,10 +59,7 @@ impl<S: Subscriber> Layer<S> for Journal {
         record.field("SYSLOG_IDENTIFIER", "gatepost");
         record.field("TARGET", event.metadata().target());
         event.record(&mut record);
-        if self.socket.send_to(&record.0, &self.path).is_err() {
-            // stderr is the journal's, too, or nothing is left to tell.
-            eprintln!("{line}");
-        }
+        self.0.push(record.0);
     }
 }
 
@@ -115,8 +123,9 @@ mod tests {
         let path = folder.path().join("socket");
         let journald = UnixDatagram::bind(&path).unwrap();
         journald.set_nonblocking(true).unwrap();
-        let journal = Journal::open(&path).unwrap();
-        tracing::subscriber::with_default(Registry::default().with(journal), events);
+        let (layer, guard) = Journal::open(&path).unwrap().layer().unwrap();
+        tracing::subscriber::with_default(Registry::default().with(layer), events);
+        drop(guard);
         let mut buffer = vec![0; 256 << 10];
         let mut records = Vec::new();
         while let Ok(length) = journald.recv(&mut buffer) {

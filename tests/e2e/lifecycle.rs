@@ -1,12 +1,15 @@
 //! Starting, refusing to start, and stopping.
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::process::Command;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::common::{Gateway, Mqtt, Port, RawSubscriber, gatepost};
+use crate::common::{Gateway, Mqtt, Port, RawSubscriber, gatepost, wait_until};
 
 fn run(command: &mut Command) -> (i32, String) {
     let output = command.output().unwrap();
@@ -138,4 +141,55 @@ fn sighup_and_sigusr1_do_not_end_it() {
     }
     gateway.process().find_all(&["broker stats", r#""connected":"#, r#""store":{"state":"healthy""#]);
     gateway.terminate();
+}
+
+/// A gateway whose log nobody reads, with a unix socket for clients.
+fn with_a_log_that_nobody_reads(dir: &Path) -> Child {
+    let config =
+        "[gateway]\nstate_dir = \"state\"\n[[broker.listener]]\naddress = \"unix:mqtt.sock\"\nallow_anonymous = true\n";
+    std::fs::write(dir.join("gatepost.toml"), config.replace("unix:", &format!("unix:{}/", dir.display()))).unwrap();
+    let mut command = gatepost(&["run", "-c", dir.join("gatepost.toml").to_str().unwrap()]);
+    let gateway = command.env("GATEPOST_LOG", "info").stderr(Stdio::piped()).spawn().unwrap();
+    rustix::pipe::fcntl_setpipe_size(gateway.stderr.as_ref().unwrap(), 4096).unwrap();
+    wait_until("the broker listens", || UnixStream::connect(dir.join("mqtt.sock")).is_ok());
+    gateway
+}
+
+/// A client comes and goes, which makes two lines of the log.
+fn come_and_go(dir: &Path) {
+    let mut client = UnixStream::connect(dir.join("mqtt.sock")).unwrap();
+    client.write_all(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c\xe0\x00").unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"\x20\x02\x00\x00");
+}
+
+fn stop(gateway: &mut Child) {
+    kill_process(Pid::from_child(gateway), Signal::TERM).unwrap();
+    let mut code = None;
+    wait_until("it ends", || {
+        code = gateway.try_wait().unwrap().map(|status| status.code());
+        code.is_some()
+    });
+    assert_eq!(code, Some(Some(0)));
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_nothing() {
+    let dir = TempDir::new().unwrap();
+    let mut gateway = with_a_log_that_nobody_reads(dir.path());
+    (0..1000).for_each(|_| come_and_go(dir.path()));
+    stop(&mut gateway);
+}
+
+#[test]
+fn lines_of_the_log_that_were_lost_are_told_of() {
+    let dir = TempDir::new().unwrap();
+    let mut gateway = with_a_log_that_nobody_reads(dir.path());
+    (0..1000).for_each(|_| come_and_go(dir.path()));
+    let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let told = log.find(|line| line.contains("lines of the log were lost")).unwrap();
+    assert!(told.contains(" WARN ") && told.contains("lines="), "{told}");
+    std::thread::spawn(move || log.for_each(drop));
+    stop(&mut gateway);
 }

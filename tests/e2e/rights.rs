@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -61,6 +61,27 @@ fn who_is_not_in_the_group_is_told_how_to_get_there() {
     }
     let (code, text) = ask(&["status"], DIALOUT);
     assert!(code == 0 && text.contains("no devices"), "its group may: {code} {text}");
+}
+
+/// As in /etc/gatepost, which is root's and the group's of the service.
+#[test]
+#[ignore = "needs root"]
+fn what_root_adds_a_user_to_can_be_read_by_the_service() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("passwd");
+    let add = |user: &str| {
+        let (code, text) = run(gatepost(&["passwd", "--batch"]).arg(&file).args([user, "secret"]));
+        assert_eq!(code, 0, "{text}");
+        let found = fs::metadata(&file).unwrap();
+        (found.uid(), found.gid(), found.mode() & 0o777)
+    };
+    assert_eq!(add("ann"), (0, 0, 0o600), "the group root is nobody's");
+    fs::remove_file(&file).unwrap();
+    chown(dir.path(), None, Some(DIALOUT)).unwrap();
+    assert_eq!(add("ann"), (0, DIALOUT, 0o640));
+    assert_eq!(add("bob"), (0, DIALOUT, 0o640));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(add("cid"), (0, DIALOUT, 0o600), "who closed it meant it");
 }
 
 /// A gateway without a network listener that is to use `control`; its log is awaited up to `said`.
