@@ -35,6 +35,7 @@ mod uplink;
 pub mod watch;
 
 use downlink::Downlink;
+pub use downlink::Inbox;
 use drop_log::DropLog;
 use hold::Hold;
 use links::Links;
@@ -88,7 +89,7 @@ pub struct Device {
     uplink: Uplink,
     downlink: Downlink,
     links: Links,
-    drop_log: DropLog,
+    drop_log: Arc<DropLog>,
     outages: OutageLog,
     hold: Hold,
     watch: Arc<Watch>,
@@ -114,7 +115,7 @@ impl Device {
             downlink: Downlink::new(CommandRules::new(&config, &gateway.name)),
             gateway_name: gateway.name.clone(),
             links: Links::new(&config),
-            drop_log: DropLog::default(),
+            drop_log: Arc::default(),
             outages: OutageLog::default(),
             hold: Hold::new(stop.drain.clone()),
             watch: Arc::default(),
@@ -186,8 +187,11 @@ impl Device {
         self.hold.is_out_of_hand().await
     }
 
-    /// For a device that takes the place of `old`: while that is released, so is this.
-    pub fn stay_out_of_hand_of(&self, old: &Device) {
+    /// Makes this, which does not run yet, take the place of `old`: it goes on counting where that stands, and is released
+    /// while that is.
+    pub fn succeed(&mut self, old: &Device) {
+        self.state.stats = old.state.stats.clone();
+        self.drop_log = old.drop_log.clone();
         self.hold.follow(&old.hold);
     }
 
@@ -236,27 +240,39 @@ impl Device {
         self.topics == other.topics
     }
 
+    /// Whether it has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.drain.is_cancelled()
+    }
+
+    /// For the time between a panic and the next start: takes commands as when the link is down. Never ends.
+    pub async fn stand_in(self: Arc<Device>, inbox: Arc<Inbox>) {
+        self.downlink.run(&self, &inbox).await;
+    }
+
     /// Resolves when the gateway stops.
     pub async fn stopping(&self) {
         self.stop.drain.cancelled().await;
     }
 
-    /// Runs until the gateway stops.
-    pub async fn run(self: Arc<Device>) {
-        self.publish_status().await;
+    /// Runs until the gateway stops. `inbox` is empty at first, and the same when it is started again after a panic.
+    pub async fn run(self: Arc<Device>, inbox: Arc<Inbox>) {
         let link = async {
+            self.publish_status().await;
             match &self.config.transport {
                 Transport::TcpServer(server) => peers::serve(&self, server).await,
                 Transport::Serial(_) | Transport::Tcp(_) => self.keep_open().await,
             }
         };
         tokio::select! {
+            biased;
+            // First, so that commands which came before a stop are queued when the link looks for the last of them.
+            () = self.downlink.run(&self, &inbox) => {}
             () = link => {}
-            () = self.downlink.run(&self) => {}
             () = self.report_stats() => {}
             () = self.uplink.publish_held_back(&self) => {}
         }
-        self.finish().await;
+        self.finish(&inbox).await;
     }
 
     /// Opens the link, runs it until it ends, and again.
@@ -354,7 +370,9 @@ impl Device {
     }
 
     /// The last words of a device that stops: held-back messages go out, queued commands are counted, `offline`.
-    async fn finish(&self) {
+    async fn finish(&self, inbox: &Inbox) {
+        // First: whoever publishes waits for those who are subscribed, and this device is.
+        self.downlink.finish(self, inbox).await;
         self.uplink.flush(self).await;
         self.links.clear(self.losses());
         self.say_queue_drops();
@@ -451,6 +469,11 @@ impl<'a> Pending<'a> {
         Pending { device, reason, count: 0 }
     }
 
+    /// One, which only the end of the device can keep from arriving.
+    fn one(device: &'a Device) -> Pending<'a> {
+        Pending { device, reason: DropReason::Stopped, count: 1 }
+    }
+
     /// They have arrived: returns how many.
     fn settle(&mut self) -> u64 {
         std::mem::take(&mut self.count)
@@ -459,6 +482,12 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        self.device.count_drop(self.reason, self.count, None);
+        let reason = if self.reason == DropReason::Stopped { forced_end() } else { self.reason };
+        self.device.count_drop(reason, self.count, None);
     }
+}
+
+/// Why something in hand is dropped just now, when no link failed.
+fn forced_end() -> DropReason {
+    if std::thread::panicking() { DropReason::Panicked } else { DropReason::Stopped }
 }

@@ -210,9 +210,9 @@ impl Gateway {
             let stop = Stop::default();
             let (client, news) = (self.broker.client(), self.news.clone());
             let surroundings = Surroundings { client, stop: stop.clone(), news };
-            let device = Device::new(config.devices[name].clone(), &config.gateway, surroundings)?;
+            let mut device = Device::new(config.devices[name].clone(), &config.gateway, surroundings)?;
             if let Some(old) = self.device(name) {
-                device.stay_out_of_hand_of(&old);
+                device.succeed(&old);
             }
             Ok((Arc::new(device), stop))
         });

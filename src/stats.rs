@@ -88,6 +88,8 @@ reasons! {
     WriteFailed => "write_failed",
     /// Still queued when the gateway stopped.
     Stopped => "stopped",
+    /// In hand when the device panicked: the frame or message that made it panic, and frames that were read behind it.
+    Panicked => "panicked",
 }
 
 /// Drops by reason.
@@ -122,7 +124,12 @@ impl Drops {
     }
 }
 
-/// What one device has counted since the gateway started.
+/// What one device has counted since the gateway started, or since a reload added it; a restart of the device changes
+/// nothing.
+///
+/// They reconcile: `frames_in` is `published` and what was dropped after the framing, unless several rules take a frame
+/// or `each_field` makes several messages of it; `commands` is `frames_out`, what waits, and what was dropped on the way
+/// down.
 #[derive(Debug, Default)]
 pub struct DeviceStats {
     /// Bytes read from the device.
@@ -135,7 +142,8 @@ pub struct DeviceStats {
     pub frames_out: Counter,
     /// Messages published from its frames.
     pub published: Counter,
-    /// Commands taken from topics for it.
+    /// Commands for it, from topics and from `gatepost send`. One that becomes several frames, or goes to several links
+    /// of a `tcp_server`, counts once for each.
     pub commands: Counter,
     /// Times the link came up again after the first.
     pub reconnects: Counter,

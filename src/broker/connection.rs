@@ -59,14 +59,15 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
     let settings = shared.settings();
     let max_packet = settings.max_packet_size.min(MAX_CONNECT);
     let opened = tokio::select! {
-        opened = tokio::time::timeout(CONNECT_TIMEOUT, open(&shared, &entrance, stream, max_packet)) => opened,
-        () = entrance.closed.cancelled() => return,
-        () = shared.stop.cancelled() => return,
+        opened = tokio::time::timeout(CONNECT_TIMEOUT, open(&shared, &entrance, stream, max_packet)) => opened.ok(),
+        () = entrance.closed.cancelled() => None,
+        () = shared.stop.cancelled() => None,
     };
     let opened = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(closed)) => return give_up(&shared, &peer, closed).await,
-        Err(_) => {
+        Some(Ok(opened)) => opened,
+        Some(Err(closed)) => return give_up(&shared, &peer, closed).await,
+        None => {
+            shared.stats.abandoned.increment();
             tracing::debug!(%peer, "closed before CONNECT was complete");
             return;
         }
@@ -89,7 +90,7 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
     };
     let admitted = tokio::select! {
         admitted = admit(&shared, &settings, &connect, shown) => admitted,
-        () = shared.stop.cancelled() => return,
+        () = shared.stop.cancelled() => return shared.stats.abandoned.increment(),
     };
     let (terms, login) = match admitted {
         Ok(admitted) => admitted,
@@ -217,6 +218,7 @@ fn not_connect(first: u8) -> &'static str {
 /// Ends a connection without a packet. TLS and WebSocket have said why already, or say it in closing.
 async fn give_up(shared: &Shared, peer: &Peer, Closed { stream, why }: Closed) {
     if !why.is_refusal() {
+        shared.stats.abandoned.increment();
         tracing::debug!(%peer, reason = %why, "connection closed");
         return;
     }

@@ -24,6 +24,8 @@ pub struct Figures {
     pub accepted: u64,
     /// Connections whose CONNECT was refused, or was none.
     pub refused: u64,
+    /// Connections that ended before CONNECT was complete.
+    pub abandoned: u64,
     /// From clients.
     pub received: Traffic,
     /// To clients.
@@ -157,6 +159,7 @@ impl Figures {
             over_limit: stats.over_limit.get(),
             accepted: stats.connections.get(),
             refused: stats.refused.get(),
+            abandoned: stats.abandoned.get(),
             received: Traffic::take(&stats.received),
             sent: Traffic::take(&stats.sent),
             published: bus.published.get(),

@@ -217,6 +217,13 @@ impl Subscriber {
         }
     }
 
+    /// The messages that have come until now; no more will.
+    pub fn leave(&mut self) -> impl Iterator<Item = Delivery> {
+        self.reader.take(&mut self.batch);
+        self.reader.set_lanes(LaneSet::EMPTY);
+        std::iter::from_fn(|| self.next_retained().or_else(|| self.next_live()))
+    }
+
     fn next_retained(&mut self) -> Option<Delivery> {
         std::iter::from_fn(|| self.retained.pop_front()).find_map(|(message, qos)| Delivery::new(&message, qos, true))
     }

@@ -22,6 +22,9 @@ pub struct BrokerStats {
     pub refused: Counter,
     /// Connections closed on arrival because of `max_connections`.
     pub over_limit: Counter,
+    /// Connections that ended before CONNECT was complete: the client went, or its time was over. With the three before it
+    /// is what came of all `sockets` whose CONNECT is not awaited just now.
+    pub abandoned: Counter,
     /// Clients connected now.
     pub connected: Gauge,
     /// Sessions now, connected or kept.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
-use super::Device;
 use super::rules::{CommandOutcome, CommandRules};
 use super::watch::{Made, What};
+use super::{Device, Pending};
 use crate::broker::bus::BusError;
 use crate::broker::local::{Delivery, Subscriber};
 
@@ -17,6 +17,11 @@ pub struct Downlink {
     /// What the device's subscriptions are made of.
     in_force: watch::Sender<Option<Arc<CommandRules>>>,
 }
+
+/// A device's subscriptions. They outlive its panics, so that no command is missed, but not its tasks: publishers would wait
+/// for ever.
+#[derive(Debug, Default)]
+pub struct Inbox(Mutex<Option<Subscriber>>);
 
 impl Downlink {
     /// Not subscribed yet.
@@ -35,20 +40,34 @@ impl Downlink {
     }
 
     /// Subscribes, and turns messages into queued commands. Never ends before the device stops.
-    pub async fn run(&self, device: &Device) {
-        if let Err(error) = self.take_commands(device).await {
+    pub async fn run(&self, device: &Device, inbox: &Inbox) {
+        if let Err(error) = self.take_commands(device, inbox).await {
             tracing::error!(device = device.name(), %error, "the device's subscriptions were refused");
         }
         std::future::pending().await
     }
 
-    async fn take_commands(&self, device: &Device) -> Result<(), BusError> {
+    /// The device has stopped: counts what has come since, and unsubscribes.
+    pub async fn finish(&self, device: &Device, inbox: &Inbox) {
+        let Some(mut subscriber) = inbox.0.lock().await.take() else { return };
+        let rules = self.wanted.borrow().clone();
+        take_rest(device, &rules, &mut subscriber);
+    }
+
+    async fn take_commands(&self, device: &Device, inbox: &Inbox) -> Result<(), BusError> {
         let mut changes = self.wanted.subscribe();
         let mut rules = changes.borrow_and_update().clone();
-        let mut subscriber = device.client.subscribe(rules.filters()).await?;
+        let mut subscriber = inbox.0.lock().await;
+        let subscriber = match &mut *subscriber {
+            Some(before) => {
+                before.change(rules.filters());
+                before
+            }
+            none => none.insert(device.client.subscribe(rules.filters()).await?),
+        };
         loop {
             self.in_force.send_replace(Some(rules.clone()));
-            self.queue_commands(device, &rules, &mut subscriber, &mut changes).await?;
+            self.queue_commands(device, &rules, subscriber, &mut changes).await?;
             rules = changes.borrow_and_update().clone();
             subscriber.change(rules.filters());
         }
@@ -66,7 +85,10 @@ impl Downlink {
         loop {
             let delivery = tokio::select! {
                 biased;
-                () = device.stopping() => return std::future::pending().await,
+                () = device.stopping() => {
+                    take_rest(device, rules, subscriber);
+                    return std::future::pending().await;
+                }
                 delivery = subscriber.recv() => delivery.ok_or(BusError::Stopped)?,
                 _ = changes.changed() => return Ok(()),
             };
@@ -75,9 +97,20 @@ impl Downlink {
     }
 }
 
+/// Takes what has come until now; no more will.
+fn take_rest(device: &Device, rules: &CommandRules, subscriber: &mut Subscriber) {
+    let mut outcomes = Vec::new();
+    for delivery in subscriber.leave() {
+        take(device, rules, delivery, &mut outcomes);
+    }
+}
+
 fn take(device: &Device, rules: &CommandRules, delivery: Delivery, outcomes: &mut Vec<CommandOutcome>) {
     device.state.stats.commands.increment();
+    let mut pending = Pending::one(device);
     rules.render(delivery.topic.as_str(), &delivery.payload, delivery.retain, outcomes);
+    pending.settle();
+    device.state.stats.commands.add(outcomes.len().saturating_sub(1) as u64);
     // Before its frames go on their way: what becomes of them is shown after it.
     device.watch.tell(|| {
         let made = outcomes.iter().map(Made::of_command).collect();

@@ -56,8 +56,8 @@ impl Links {
         self.peers.iter().flat_map(|peers| peers.lock().values().cloned().collect::<Vec<_>>()).collect()
     }
 
-    /// Queues `command` for the link or links it is meant for; what is dropped is among the losses of `device`. `receipt`
-    /// goes with it.
+    /// Queues `command`, which is counted once, for the link or links it is meant for; `device` counts that they are more.
+    /// What is dropped is among its losses. `receipt` goes with it.
     pub fn push(&self, command: Command, receipt: Option<Receipt>, device: &Device) {
         let losses = device.losses();
         let Some(peers) = &self.peers else {
@@ -67,6 +67,7 @@ impl Links {
         let nobody = match &command.target {
             Target::All if peers.is_empty() => None,
             Target::All => {
+                device.state.stats.commands.add(peers.len() as u64 - 1);
                 return peers.values().for_each(|outbox| outbox.push(command.clone(), receipt.clone(), losses));
             }
             Target::Peer(peer) => match peers.get(peer) {
@@ -127,8 +128,7 @@ impl Drop for PeerLink<'_> {
         if let Some(peers) = &self.device.links.peers {
             peers.lock().remove(&self.name);
         }
-        let is_stopping = self.device.stop.drain.is_cancelled();
-        let reason = if is_stopping { DropReason::Stopped } else { DropReason::Offline };
+        let reason = if self.device.is_stopping() { DropReason::Stopped } else { DropReason::Offline };
         self.outbox.clear(reason, self.device.losses());
         self.device.say_queue_drops();
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::Device;
@@ -51,17 +51,21 @@ async fn accept(device: &Arc<Device>, server: &TcpServer, listener: Listener, dr
                     sessions.spawn(serve_peer(device.clone(), idle, stream, peer, drain.clone()));
                 }
             }
-            Some(ended) = sessions.join_next() => {
-                if let Err(error) = ended {
-                    device.state.stats.panics.increment();
-                    tracing::error!(device = device.name(), %error, "the task of a connection panicked");
-                }
-            }
+            Some(ended) = sessions.join_next() => note_end(device, ended),
             () = drain.cancelled() => break,
         }
     }
     drop(listener);
-    while sessions.join_next().await.is_some() {}
+    while let Some(ended) = sessions.join_next().await {
+        note_end(device, ended);
+    }
+}
+
+fn note_end(device: &Device, ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        device.state.stats.panics.increment();
+        tracing::error!(device = device.name(), %error, "the task of a connection panicked");
+    }
 }
 
 async fn serve_peer(

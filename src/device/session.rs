@@ -120,14 +120,12 @@ pub async fn run(stream: Stream, link: &Link<'_>) -> End {
             }
         }
     };
-    let end = match (read, written) {
+    match (read, written) {
         // Reading was told to end, by the gateway or because writing had.
         (End::Stopped, Some(end)) => end,
         (End::Stopped, None) => writing.await,
         (end, _) => end,
-    };
-    reader.finish();
-    end
+    }
 }
 
 /// Resolves when what is queued waits no longer.

@@ -1,5 +1,6 @@
 //! What is known of one device from outside: its counters, whether it is online, and the topics that say so.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -34,7 +35,7 @@ impl StatusTopics {
 #[derive(Debug, Default)]
 pub struct DeviceState {
     /// The counters.
-    pub stats: DeviceStats,
+    pub stats: Arc<DeviceStats>,
     link: Mutex<LinkState>,
 }
 

@@ -43,12 +43,14 @@ impl Uplink {
 
     /// Publishes what the rules make of `frame`; waits while the broker has no room.
     pub async fn take(&self, device: &Device, frame: &Bytes, peer: Option<SocketAddr>) {
+        let mut pending = Pending::one(device);
         let mut guard = self.rules.lock().await;
         let Rules { rules, outcomes } = &mut *guard;
         #[cfg(any(test, feature = "testing"))]
         misbehave(frame);
         let now = Now::read();
         rules.apply(frame, peer, now, outcomes);
+        pending.settle();
         let mut made = device.watch.is_watched().then(Vec::new);
         publish(device, outcomes, made.as_mut()).await;
         if let Some(made) = made {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::panics;
-use crate::device::{Device, Stop};
+use crate::device::{Device, Inbox, Stop};
 
 /// How long a stop waits for queued commands to reach their devices. With [`END_TIME`] and the broker's time it leaves a
 /// busy machine a second of the five that a stop of the gateway may take.
@@ -95,11 +95,13 @@ async fn join(leaving: &mut [Running]) {
 /// Runs a device to its end; when it panics, counts that, says so and starts it again with backoff.
 async fn supervise(device: Arc<Device>) {
     let mut backoff = device.backoff();
+    let inbox = Arc::new(Inbox::default());
     loop {
         let began = Instant::now();
-        let run = AbortOnDropHandle::new(tokio::spawn(device.clone().run()));
+        let is_last = device.is_stopping();
+        let run = AbortOnDropHandle::new(tokio::spawn(device.clone().run(inbox.clone())));
         let Err(error) = run.await else { return };
-        if error.is_cancelled() {
+        if error.is_cancelled() || is_last {
             return;
         }
         if began.elapsed() >= device.is_stable_after() {
@@ -108,10 +110,13 @@ async fn supervise(device: Arc<Device>) {
         let delay = backoff.next_delay(fastrand::f64());
         let place = panics::take(error.id()).unwrap_or_else(|| "an unknown place".to_owned());
         tracing::error!(device = device.name(), place, retry_in = ?delay, "the device panicked and is started again");
+        // At once: whoever publishes waits for those who are subscribed, and this device is.
+        let _stand_in = AbortOnDropHandle::new(tokio::spawn(device.clone().stand_in(inbox.clone())));
         device.note_panic(&place).await;
         tokio::select! {
             () = sleep(delay) => {}
-            () = device.stopping() => return,
+            // It runs once more, for its last words.
+            () = device.stopping() => {}
         }
     }
 }

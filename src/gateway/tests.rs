@@ -1,5 +1,5 @@
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
@@ -37,6 +37,10 @@ async fn a_device_that_panics_is_started_again_and_nobody_else_notices() {
         let [bad_device, good_device] = &gateway.devices()[..] else { panic!() };
         let stats = bad_device.stats_json();
         assert_eq!((&stats["panics"], &stats["online"]), (&round.into(), &true.into()));
+        // The frame that made it panic, and the one that was read behind it.
+        let dropped = serde_json::json!({ "panicked": 2 * round });
+        assert_eq!((&stats["frames_in"], &stats["published"]), (&(4 * round).into(), &(2 * round).into()));
+        assert_eq!(stats["dropped"], dropped);
         let place = stats["last_error"].as_str().unwrap();
         assert!(place.contains("uplink.rs:"), "{place}");
         let stats = good_device.stats_json();
@@ -45,4 +49,86 @@ async fn a_device_that_panics_is_started_again_and_nobody_else_notices() {
     }
     gateway.stop().await;
     assert!(matches!(gateway.reload().await, Err(ReloadError::Stopping)));
+}
+
+/// The figures of the device `name`, when they are as `wanted`.
+async fn until(gateway: &Gateway, name: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    let device = gateway.device(name).unwrap();
+    let reached = async {
+        while !wanted(&device.stats_json()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, reached).await.is_ok(), "{:#}", device.stats_json());
+    device.stats_json()
+}
+
+async fn say(gateway: &Gateway, topic: &str) {
+    let (topic, payload) = (TopicName::new(topic).unwrap(), Bytes::from_static(b"command"));
+    gateway.client().publish(Publish { topic, payload, qos: Qos::AtLeastOnce, retain: false }).await.unwrap();
+}
+
+async fn start(text: &str) -> Arc<Gateway> {
+    let text = format!("[gateway]\nname = \"g\"\n[broker]\npersistence = false\nlistener = []\n{text}");
+    let config = config::parse(&text, "test.toml", "/".as_ref()).unwrap().config;
+    Gateway::start(config, None).await.unwrap()
+}
+
+#[tokio::test]
+async fn commands_for_a_device_that_has_panicked_are_counted() {
+    let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = far.local_addr().unwrap().port();
+    // It is not started again within this test.
+    let device = format!(
+        "[device.d]\ntcp = {{ connect = \"127.0.0.1:{port}\" }}\npublish = \"up\"\nsubscribe = \"down/#\"\n\
+         reconnect = {{ min = \"1h\", max = \"1h\" }}\n"
+    );
+    let gateway = start(&device).await;
+    let mut link = far.accept().await.unwrap().0;
+    until(&gateway, "d", |stats| stats["online"] == true).await;
+    say(&gateway, "down/a").await;
+    until(&gateway, "d", |stats| stats["written"] == 1).await;
+    link.write_all(b"gatepost-test-panic\n").await.unwrap();
+    until(&gateway, "d", |stats| stats["panics"] == 1).await;
+    // Many more than its lane has room for, if nobody took them.
+    for _ in 0..5000 {
+        timeout(PATIENCE, say(&gateway, "down/a")).await.expect("nobody is held up");
+    }
+    let stats = until(&gateway, "d", |stats| stats["commands"] == 5001).await;
+    assert_eq!(stats["dropped"], serde_json::json!({ "offline": 5000, "panicked": 1 }));
+    timeout(PATIENCE, gateway.stop()).await.expect("it stops");
+}
+
+#[tokio::test]
+async fn a_connection_of_a_server_that_panics_loses_nothing_uncounted() {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let server = format!(
+        "[device.s]\ntcp_server = {{ listen = \"127.0.0.1:{port}\" }}\npublish = \"up/{{peer}}\"\n\
+         subscribe = \"down/{{peer}}\"\nwrite_gap = \"1h\"\n"
+    );
+    let gateway = start(&server).await;
+    until(&gateway, "s", |stats| stats["online"] == true).await;
+    let mut peers = Vec::new();
+    for count in 1..=2 {
+        let mut peer = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        peer.write_all(b"hello\n").await.unwrap();
+        until(&gateway, "s", |stats| stats["published"] == count).await;
+        peers.push(peer);
+    }
+    // Each is to be written to both; after the first there is a gap.
+    for _ in 0..3 {
+        say(&gateway, "down/all").await;
+    }
+    let stats = until(&gateway, "s", |stats| stats["written"] == 2).await;
+    assert_eq!((&stats["commands"], &stats["queued"]), (&6.into(), &4.into()));
+    peers[0].write_all(b"gatepost-test-panic\nbehind\n").await.unwrap();
+    let stats = until(&gateway, "s", |stats| stats["queued"] == 2).await;
+    assert_eq!(stats["dropped"], serde_json::json!({ "offline": 2, "panicked": 2 }));
+    assert_eq!((&stats["frames_in"], &stats["published"]), (&4.into(), &2.into()));
+    until(&gateway, "s", |stats| stats["panics"] == 1).await;
+    peers[1].write_all(b"still here\n").await.unwrap();
+    until(&gateway, "s", |stats| stats["published"] == 3).await;
+    let device = gateway.device("s").unwrap();
+    gateway.stop().await;
+    assert_eq!(device.stats_json()["dropped"], serde_json::json!({ "offline": 2, "panicked": 2, "stopped": 2 }));
 }

@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn every_line_is_written_in_order_before_the_end() {
         let (written, lines) = flume::unbounded();
-        let (queue, guard) = Queue::new(move |line| Ok(written.send(line.to_vec()).unwrap())).unwrap();
+        let (queue, guard) = Queue::new(move |line| written.send(line.to_vec()).map_err(io::Error::other)).unwrap();
         for n in 0..500_u32 {
             queue.push(n.to_string().into_bytes());
         }

@@ -6,7 +6,7 @@ use gatepost::config::{self, QueueFull};
 use gatepost::stats::DropReason;
 
 use crate::client::*;
-use crate::sys::{NEVER, reconcile};
+use crate::sys::{NEVER, reconcile, reconcile_connections};
 
 const MANY: u32 = 100_000;
 
@@ -44,7 +44,7 @@ async fn a_quick_subscriber_gets_all_in_order_once() {
     }
     flood.await.unwrap();
     assert_eq!(broker.stats().dropped.nonzero().collect::<Vec<_>>(), []);
-    reconcile(&broker, MANY, 1).await;
+    reconcile(&broker, MANY, 4, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,7 +62,7 @@ async fn a_stalled_subscriber_slows_nobody() {
     flood.await.unwrap();
     let dropped = broker.stats().dropped.get(DropReason::QueueFull);
     assert!(dropped > u64::from(MANY) - 5000, "{dropped}");
-    reconcile(&broker, MANY, 2).await;
+    reconcile(&broker, MANY, 4, 2).await;
     // The stalled one is still there, and gets what its queue kept.
     assert_eq!(stalled.payload().await, 0u32.to_be_bytes());
 }
@@ -97,7 +97,7 @@ async fn fifty_publishers_at_full_speed_to_one_subscriber_lose_nothing() {
         flood.await.unwrap();
     }
     assert_eq!(broker.stats().dropped.nonzero().collect::<Vec<_>>(), []);
-    reconcile(&broker, PUBLISHERS * EACH, 1).await;
+    reconcile(&broker, PUBLISHERS * EACH, 4, 1).await;
 }
 
 /// What a client finds that was away while `0..count` were published, and how many of them were dropped.
@@ -118,6 +118,7 @@ async fn missed(limits: config::Broker, count: u8) -> (Vec<u8>, u64) {
         found.push(back.payload().await[0]);
     }
     back.expect_nothing().await;
+    reconcile(&broker, count.into(), 1000, 1).await;
     (found, dropped)
 }
 
@@ -135,7 +136,7 @@ async fn a_full_queue_keeps_the_newest_or_the_oldest_and_counts_the_others() {
 /// Publishes to itself at full speed and reads what comes: neither side may wait for the other for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_floods_itself_does_not_lock_up() {
-    let broker = broker().await;
+    let broker = start(config::Broker { sys_interval: NEVER, ..settings() }).await;
     let mut client = Client::connect(&broker, &Connect::v3("self")).await;
     client.subscribe(1, "t", 0).await;
     let payload = [7; 1000];
@@ -156,6 +157,7 @@ async fn a_client_that_floods_itself_does_not_lock_up() {
             }
         }
     }
+    reconcile(&broker, sent, 1000, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,4 +175,5 @@ async fn sessions_come_and_go_without_a_trace() {
         assert!(tokio::time::Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    reconcile_connections(&broker).await;
 }

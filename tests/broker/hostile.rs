@@ -4,6 +4,7 @@ use gatepost::config;
 use gatepost::qos::Qos;
 
 use crate::client::*;
+use crate::sys::reconcile_connections;
 
 #[tokio::test]
 async fn broken_packets_end_the_connection_with_the_right_reason() {
@@ -124,4 +125,5 @@ async fn mutated_streams_do_no_harm() {
     client.subscribe(1, "x", 0).await;
     client.publish(0, 0, "x", b"alive").await;
     assert_eq!(client.payload().await, b"alive");
+    reconcile_connections(&broker).await;
 }

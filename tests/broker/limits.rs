@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::client::*;
+use crate::sys::reconcile_connections;
 use crate::tls::{connect_tls, server, tls_listener};
 
 /// The beginning of a ClientHello of 512 bytes.
@@ -44,6 +45,8 @@ async fn stalled_handshakes_hold_up_nobody() {
         assert_eq!(answer, b"");
     }
     assert_eq!(broker.stats().connected.get(), 50);
+    assert_eq!(broker.figures().abandoned, 40);
+    reconcile_connections(&broker).await;
 }
 
 #[tokio::test]
@@ -76,4 +79,5 @@ async fn a_connect_that_is_too_long_is_not_read() {
         assert_eq!(client.next().await, None);
     }
     assert_eq!(broker.stats().refused.get(), 2);
+    reconcile_connections(&broker).await;
 }

@@ -6,6 +6,7 @@ use gatepost::config::{self, QueueFull};
 use gatepost::stats::DropReason;
 
 use crate::client::*;
+use crate::sys::{NEVER, reconcile};
 
 #[tokio::test]
 async fn a_kept_session_queues_qos_1_and_2_but_not_0() {
@@ -104,7 +105,7 @@ async fn disconnect_can_change_the_expiry() {
 #[tokio::test]
 async fn a_full_queue_drops_what_the_policy_says_and_counts() {
     for (queue_full, expected) in [(QueueFull::DropOldest, 7..10u8), (QueueFull::DropNewest, 0..3)] {
-        let broker = start(config::Broker { max_queued: 3, queue_full, ..settings() }).await;
+        let broker = start(config::Broker { max_queued: 3, queue_full, sys_interval: NEVER, ..settings() }).await;
         let connect = Connect::v3("c").kept();
         let mut client = Client::connect(&broker, &connect).await;
         client.subscribe(1, "t", 1).await;
@@ -123,6 +124,7 @@ async fn a_full_queue_drops_what_the_policy_says_and_counts() {
             assert_eq!(client.payload().await, [n]);
         }
         client.expect_nothing().await;
+        reconcile(&broker, 10, 1, 1).await;
     }
 }
 

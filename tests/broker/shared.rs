@@ -309,5 +309,5 @@ async fn a_group_of_stalled_members_slows_nobody() {
         assert!(tokio::time::Instant::now() < deadline, "{:?}", broker.stats().dropped.get(DropReason::QueueFull));
         tokio::task::yield_now().await;
     }
-    reconcile(&broker, MANY, 2).await;
+    reconcile(&broker, MANY, 4, 2).await;
 }

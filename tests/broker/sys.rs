@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gatepost::broker::Broker;
+use gatepost::broker::figures::Figures;
 use gatepost::broker::local::Publish;
 use gatepost::config;
 use gatepost::qos::Qos;
@@ -76,9 +77,9 @@ impl Watcher {
     }
 }
 
-/// `many` messages of four bytes went to each of `subscribers`: each was sent, was dropped for a reason that is told, or
+/// `many` messages of `size` bytes went to each of `subscribers`: each was sent, was dropped for a reason that is told, or
 /// waits.
-pub async fn reconcile(broker: &Broker, many: u32, subscribers: u64) {
+pub async fn reconcile(broker: &Broker, many: u32, size: u64, subscribers: u64) {
     let many = u64::from(many);
     let values = Watcher::new(broker)
         .await
@@ -88,8 +89,21 @@ pub async fn reconcile(broker: &Broker, many: u32, subscribers: u64) {
         })
         .await;
     assert_eq!(values.number("publish/messages/received"), many);
-    assert_eq!(values.number("publish/bytes/received"), 4 * many);
+    assert_eq!(values.number("publish/bytes/received"), size * many);
     assert_eq!(values.number("publish/messages/dropped"), values.number("publish/messages/dropped/queue_full"));
+}
+
+/// Each connection that came was accepted, refused, one too many, or ended before it said what it wanted.
+pub async fn reconcile_connections(broker: &Broker) {
+    let start = Instant::now();
+    loop {
+        let Figures { sockets, accepted, refused, over_limit, abandoned, .. } = broker.figures();
+        if sockets == accepted + refused + over_limit + abandoned {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{:?}", broker.figures());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn start_with(sys_interval: Option<Duration>) -> Broker {

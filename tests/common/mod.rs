@@ -4,7 +4,10 @@
 #![allow(dead_code)] // each test target uses a part
 
 mod gateway;
+pub mod holdings;
+mod ledger;
 mod mqtt;
+pub mod peer;
 mod process;
 mod pty;
 mod raw;
@@ -15,6 +18,8 @@ use std::process::Command;
 use std::time::Duration;
 
 pub use gateway::{Gateway, LISTENER, gatepost};
+pub use holdings::Holdings;
+pub use ledger::Ledger;
 pub use mqtt::Mqtt;
 pub use process::Process;
 pub use pty::Port;

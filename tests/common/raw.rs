@@ -20,7 +20,7 @@ impl RawSubscriber {
     pub fn new(port: u16, filter: &str) -> RawSubscriber {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.write_all(b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x00\x00\x03raw").unwrap();
+        stream.write_all(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x00\x00\x00").unwrap();
         let length = u8::try_from(filter.len()).unwrap();
         stream.write_all(&[0x82, length + 5, 0, 1, 0, length]).unwrap();
         stream.write_all(filter.as_bytes()).unwrap();

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -326,6 +327,10 @@ async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
     let reading: Vec<_> =
         subscribers.into_iter().map(|one| tokio::spawn(drive(one, address, Vec::new(), QUIET))).collect();
     publisher = drive(publisher, address, Vec::new(), QUIET).await;
+    // Counted since the last kill.
+    let figures = world.gateway().status()["broker"].clone();
+    assert_eq!((&figures["dropped"]["queue_full"], &figures["dropped"]["lost"]), (&Value::Null, &Value::Null));
+    assert_eq!((&figures["store"]["dropped"], &figures["store"]["failures"]), (&0.into(), &0.into()));
     assert!(publisher.sent.is_empty(), "{} messages were never acknowledged", publisher.sent.len());
     let total: usize = publisher.acknowledged.values().map(Vec::len).sum();
     println!("{kills} kills, {total} messages");

@@ -5,7 +5,6 @@
 //! it longer.
 
 mod nuisance;
-mod peer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,9 +17,9 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use crate::common::peer::{Link, Peer, Port};
 use crate::common::wire::{self, Connect, Publish};
-use crate::common::{DEADLINE, Gateway, LISTENER, wait_until};
-use peer::{Link, Peer, Port};
+use crate::common::{DEADLINE, Gateway, Holdings, LISTENER, wait_until};
 
 const WRITERS: usize = 24;
 const READERS: usize = 9;
@@ -302,11 +301,6 @@ async fn all<T>(tasks: Vec<JoinHandle<T>>) -> Vec<T> {
     results
 }
 
-fn holdings(gateway: &Gateway) -> (usize, usize) {
-    let count = |what| std::fs::read_dir(format!("/proc/{}/{what}", gateway.id())).unwrap().count();
-    (count("fd"), count("task"))
-}
-
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
 }
@@ -338,7 +332,7 @@ async fn run(kills: bool) {
     let mut rng = Rng::with_seed(seed);
     let config = format!("{BROKER}persistence = {kills}\n{LISTENER}");
     let mut gateway = Gateway::start_with(TempDir::new().unwrap(), &config);
-    let before = holdings(&gateway);
+    let before = Holdings::of(gateway.id());
     let chaos =
         Chaos { port: Arc::new(AtomicU16::new(gateway.port())), stopped: Arc::default(), settled: Arc::default() };
 
@@ -390,10 +384,11 @@ async fn run(kills: bool) {
     assert_eq!(retained(&chaos).await, expected);
     check_prompt(taken, kills);
 
+    check_figures(&gateway, dead.len() as u64, kills);
     let files_of_the_store = if kills { 3 } else { 0 };
     wait_until("descriptors and threads to be as many as before", || {
-        let now = holdings(&gateway);
-        now.0 <= before.0 + files_of_the_store && now.1 <= before.1
+        let now = Holdings::of(gateway.id());
+        now.descriptors <= before.descriptors + files_of_the_store && now.threads <= before.threads
     });
     let log = gateway.terminate();
     let complaints: Vec<_> = log.iter().filter(|line| line.contains("ERROR") || line.contains("panicked")).collect();
@@ -419,6 +414,24 @@ fn check_wills(got: &[Publish], dead: &BTreeSet<u64>, killed: bool) {
     if !killed {
         assert_eq!(numbers.len(), got.len(), "a will came twice");
         assert_eq!(&numbers, dead);
+    }
+}
+
+/// What came is what went on or was dropped. A broker that was killed has counted only since then.
+fn check_figures(gateway: &Gateway, wills: u64, killed: bool) {
+    let figures = || gateway.status()["broker"].clone();
+    wait_until("every connection to be accounted for", || {
+        let figures = figures();
+        let count = |name: &str| figures[name].as_u64().unwrap();
+        count("sockets") == count("accepted") + count("refused") + count("over_limit") + count("abandoned")
+    });
+    let figures = figures();
+    let dropped = |reason: &str| figures["dropped"][reason].as_u64().unwrap_or_default();
+    assert_eq!((dropped("queue_full"), dropped("lost")), (0, 0), "{figures:#}");
+    if !killed {
+        // The gateway itself says `online`.
+        let published = figures["received"]["messages"].as_u64().unwrap() - dropped("refused") + wills + 1;
+        assert_eq!(figures["published"].as_u64(), Some(published), "{figures:#}");
     }
 }
 

@@ -224,6 +224,9 @@ fn send_reaches_one_peer_or_all() {
     assert_eq!(run(&mut gateway.command("send", &["scanners", "x", "--peer", "10.0.0.1_1"])).0, 1);
     let (code, _, error) = run(&mut gateway.command("send", &["scanners", &"x".repeat(65)]));
     assert!(code == 1 && error.contains("max_length"), "{code} {error}");
+    let ledger = gateway.ledger("scanners");
+    assert_eq!((ledger.count("commands"), ledger.count("written")), (7, 3), "each link counts");
+    assert_eq!((ledger.dropped("no_peer"), ledger.dropped("too_long")), (2, 2));
     let (code, _, error) = run(&mut gateway.command("send", &["kept", "x", "--timeout", "50ms"]));
     assert!(code == 1 && error.contains("waits in the queue"), "{code} {error}");
     assert_eq!(gateway.device_status("kept")["queued"], 1);

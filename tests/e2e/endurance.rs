@@ -10,33 +10,11 @@ use std::time::Duration;
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 use tempfile::TempDir;
 
-use crate::common::{Gateway, Mqtt, Port, wait_until};
+use crate::common::{Gateway, Holdings, Mqtt, Port, holdings, wait_until};
 
 mod memory;
 
 const BOARD_STATUS: &str = "gatepost/test/device/board/status";
-
-/// What a process holds.
-#[derive(Clone, Copy, Debug)]
-struct Holdings {
-    descriptors: usize,
-    threads: u64,
-    resident_kib: u64,
-}
-
-fn holdings(pid: u32) -> Holdings {
-    Holdings {
-        descriptors: std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
-        threads: status_field(pid, "Threads:"),
-        resident_kib: status_field(pid, "VmRSS:"),
-    }
-}
-
-fn status_field(pid: u32, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 /// So many messages fill the router's log of a lane; from then on it takes no more memory.
 const LOG_FULL: u32 = 10_000;
@@ -123,7 +101,7 @@ publish = "flow"
         port.write(format!("round {round}\nunfinished"));
         watch.expect("board", format!("round {round}"));
         if round == 200 {
-            settled = Some(holdings(gateway.id()));
+            settled = Some(Holdings::of(gateway.id()));
         }
         port.unplug();
         watch.expect(BOARD_STATUS, "offline");
@@ -132,13 +110,17 @@ publish = "flow"
     watch.expect(BOARD_STATUS, "online");
     let settled: Holdings = settled.unwrap();
     wait_until("descriptors and threads to be as many as before", || {
-        let now = holdings(gateway.id());
+        let now = Holdings::of(gateway.id());
         now.descriptors <= settled.descriptors && now.threads <= settled.threads
     });
-    let grown = holdings(gateway.id()).resident_kib.saturating_sub(settled.resident_kib);
+    let grown = Holdings::of(gateway.id()).resident_kib.saturating_sub(settled.resident_kib);
     // Less than any buffer of a link would take; the allocator needs some room.
     assert!(grown < 2048, "{grown} KiB more than {settled:?}");
     flow.finish(&flowing, first + 1);
+    let board = gateway.ledger("board");
+    assert_eq!((board.count("published"), board.count("reconnects")), (1000, 1000));
+    assert_eq!(board.dropped_at_all(), board.dropped("partial"), "{board:?}");
+    gateway.ledger("flow").expect_nothing_dropped();
     gateway.terminate();
 }
 
@@ -174,8 +156,11 @@ fn a_million_lines_at_full_speed_all_arrive_once_and_in_order() {
         }
     }
     sender.unwrap().join().unwrap();
-    let peak = status_field(gateway.id(), "VmHWM:");
+    let peak = holdings::status_field(gateway.id(), "VmHWM:");
     assert!(peak < 64 * 1024, "{peak} KiB at the peak");
+    let ledger = gateway.ledger("fast");
+    ledger.expect_nothing_dropped();
+    assert_eq!(ledger.count("published"), u64::from(LINES));
     gateway.terminate();
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::common::{Gateway, Mqtt, Port, RawSubscriber, gatepost, wait_until};
+use crate::common::{Gateway, Ledger, Mqtt, Port, RawSubscriber, gatepost, wait_until};
 
 fn run(command: &mut Command) -> (i32, String) {
     let output = command.output().unwrap();
@@ -94,9 +94,43 @@ fn a_stuck_device_does_not_keep_the_gateway() {
     for _ in 0..200 {
         mqtt.publish("stuck/set", vec![b'x'; 1000], 1);
     }
-    let raw = RawSubscriber::new(gateway.port(), "gatepost/test/device/stuck/status");
+    let raw = RawSubscriber::new(gateway.port(), "gatepost/test/device/stuck/+");
     let log = gateway.terminate();
-    assert_eq!(raw.until_closed().last().unwrap().1, "offline", "{log:#?}");
+    let last = raw.until_closed();
+    assert!(last.contains(&("gatepost/test/device/stuck/status".to_owned(), "offline".to_owned())), "{log:#?}");
+    let ledger = last_stats(&last);
+    assert!(ledger.adds_up() && ledger.count("commands") == 200, "{ledger:?}");
+}
+
+/// What the device counted, from the last of its stats.
+fn last_stats(messages: &[(String, String)]) -> Ledger {
+    let (_, stats) =
+        messages.iter().rfind(|(topic, _)| topic.ends_with("/stats")).expect("stats are published at the end");
+    Ledger::new(serde_json::from_str(stats).unwrap())
+}
+
+#[test]
+fn commands_published_before_the_stop_are_written() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "ttyUSB0");
+    let config = format!("[device.board]\nserial = {{ port = \"{}\", baud = 9600 }}\nsubscribe = \"a\"\n", port.path());
+    let gateway = Gateway::start_in(dir, &config);
+    let mqtt = Mqtt::subscriber(gateway.port(), "gatepost/test/device/board/status");
+    mqtt.expect("gatepost/test/device/board/status", "online");
+    let raw = RawSubscriber::new(gateway.port(), "gatepost/test/device/board/stats");
+    for _ in 0..999 {
+        mqtt.publish("a", "command", 0);
+    }
+    mqtt.publish("a", "command", 1);
+    let device = std::thread::spawn(move || {
+        port.read(8 * 1000);
+        port
+    });
+    gateway.terminate();
+    device.join().unwrap();
+    let ledger = last_stats(&raw.until_closed());
+    ledger.expect_nothing_dropped();
+    assert_eq!(ledger.count("written"), 1000);
 }
 
 #[test]
@@ -109,6 +143,7 @@ fn lines_read_before_the_stop_are_delivered() {
     mqtt.expect("gatepost/test/device/board/status", "online");
     mqtt.subscribe("a", 1);
     let raw = RawSubscriber::new(gateway.port(), "a");
+    let stats = RawSubscriber::new(gateway.port(), "gatepost/test/device/board/stats");
     for i in 0..100 {
         port.write(format!("{i}\n"));
     }
@@ -117,6 +152,8 @@ fn lines_read_before_the_stop_are_delivered() {
     let numbers: Vec<u32> = raw.until_closed().iter().map(|(_, payload)| payload.parse().unwrap()).collect();
     assert!(numbers.len() >= 50, "the first 50 were published before the stop: {numbers:?}");
     assert!(numbers.iter().copied().eq(0..numbers.len() as u32), "a gap or a repetition: {numbers:?}");
+    let ledger = last_stats(&stats.until_closed());
+    assert!(ledger.adds_up() && ledger.count("published") == numbers.len() as u64, "{ledger:?}");
 }
 
 #[test]

@@ -23,5 +23,6 @@ mod paho;
 mod reload;
 mod rights;
 mod serial;
+mod soak;
 mod sys;
 mod tcp;

@@ -118,6 +118,9 @@ fn reload_under_load() -> Duration {
     let topics: Vec<&str> = ruled_lines.iter().map(|(.., topic)| topic.as_str()).collect();
     let changes = topics.windows(2).filter(|pair| pair[0] != pair[1]).count();
     assert_eq!(changes, 6, "each reload takes effect at one line");
+    for name in ["calm", "ruled", "moved"] {
+        gateway.ledger(name).expect_nothing_dropped();
+    }
     gateway.terminate();
     assert_eq!(calm.thread.join().unwrap(), calm_lines.last().unwrap().0 + 1);
     assert_eq!(ruled.thread.join().unwrap(), ruled_lines.last().unwrap().0 + 1);
@@ -169,6 +172,27 @@ fn commands_go_by_the_new_rules_and_the_link_stays() {
     mqtt.publish("board/set", "4", 1);
     assert_eq!(lines.next().unwrap().unwrap(), "4");
     assert_eq!(mqtt.next_message(Duration::ZERO), None, "never offline");
+}
+
+#[test]
+fn a_device_that_is_restarted_goes_on_counting() {
+    let device = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = device.local_addr().unwrap().port();
+    let config = |keys: &str| tcp("board", port, &format!("publish = \"a\"\nsubscribe = \"b\"\n{keys}"));
+    let mut gateway = Gateway::start(&config(""));
+    let mqtt = Mqtt::subscriber(gateway.port(), "a");
+    for (round, keys) in ["write_gap = \"1ms\"", "write_gap = \"2ms\"", ""].iter().enumerate() {
+        let (mut link, _) = device.accept().unwrap();
+        link.write_all(b"line\nunfinished").unwrap();
+        mqtt.expect("a", "line");
+        mqtt.publish("b", "command", 1);
+        link.read_exact(&mut [0; 8]).unwrap();
+        gateway.write(&config(keys));
+        gateway.reload();
+        let (ledger, count) = (gateway.ledger("board"), round as u64 + 1);
+        assert_eq!((ledger.count("published"), ledger.count("written")), (count, count));
+        assert_eq!((ledger.dropped("partial"), ledger.dropped_at_all()), (count, count));
+    }
 }
 
 #[test]

@@ -161,6 +161,10 @@ fn unplugging_is_told_replugging_is_found_and_others_do_not_notice() {
     online(&watch, "arduino");
     let status = watch_other.next_message(Duration::from_millis(200));
     assert_eq!(status, None, "the other device was disturbed");
+    let ledger = gateway.ledger("arduino");
+    assert_eq!((ledger.count("published"), ledger.count("reconnects")), (5, 5));
+    assert_eq!(ledger.dropped_at_all(), ledger.dropped("partial"), "{ledger:?}");
+    gateway.ledger("other").expect_nothing_dropped();
 }
 
 #[test]
@@ -183,6 +187,9 @@ fn commands_for_an_absent_device_are_dropped_or_kept_as_the_config_says() {
     online(&mqtt, "dropping");
     mqtt.publish("greenhouse/dropping/set", "now", 1);
     assert_eq!(dropping.read_until(b"\n"), b"now\n");
+    let (dropping, keeping) = (gateway.ledger("dropping"), gateway.ledger("keeping"));
+    assert_eq!((dropping.count("commands"), dropping.count("written"), dropping.dropped("offline")), (4, 1, 3));
+    assert_eq!((keeping.count("commands"), keeping.count("written"), keeping.dropped("queue_full")), (3, 2, 1));
 }
 
 #[test]
@@ -276,4 +283,6 @@ fn socat_is_unplugged_and_plugged_in_again() {
         socat = cable(&folder);
     }
     online(&watch, "arduino");
+    gateway.ledger("arduino").expect_nothing_dropped();
+    gateway.ledger("other").expect_nothing_dropped();
 }

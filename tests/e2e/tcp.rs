@@ -69,6 +69,9 @@ fn a_host_that_goes_down_resets_or_comes_back_is_followed() {
     mqtt.publish("smarthome/lights/office", "OFF", 1);
     light.expect("got OFF");
     mqtt.expect("smarthome/lights/office/state", "OFF");
+    let ledger = gateway.ledger("light");
+    assert_eq!((ledger.count("commands"), ledger.count("written"), ledger.count("reconnects")), (1, 1, 3));
+    assert_eq!(ledger.dropped_at_all(), ledger.dropped("partial"), "{ledger:?}");
 }
 
 #[test]
@@ -170,6 +173,10 @@ fn sixty_four_peers_come_and_go_and_the_next_one_is_refused() {
         assert_eq!(got, expected);
         assert_eq!(Scanner::connect(&gateway).read_line(), "", "one more than max_connections is closed");
     }
+    let ledger = gateway.ledger("scanners");
+    assert_eq!(ledger.count("published"), 2 * 3 * 64, "`hello` and a number of each");
+    assert!(ledger.count("refused_peers") >= 3);
+    ledger.expect_nothing_dropped();
 }
 
 /// A scanner whose first code arrived: until the gateway has seen the ends of those before, there may be no place.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{End, Link, before, link_error};
+use crate::device::forced_end;
 use crate::device::watch::{Made, What};
 use crate::framing::{Codec, Decoded};
 use crate::stats::DropReason;
@@ -22,13 +23,15 @@ pub(super) struct Reader<'a> {
     link: &'a Link<'a>,
     codec: Codec,
     buffer: BytesMut,
+    /// The codec is at work: if it panics, nothing can be said of what is in the buffer.
+    is_decoding: bool,
 }
 
 impl<'a> Reader<'a> {
     /// Nothing has been read yet.
     pub(super) fn new(read: ReadHalf, link: &'a Link<'a>) -> Reader<'a> {
         let codec = Codec::new(&link.device.config.framing);
-        Reader { read, link, codec, buffer: BytesMut::new() }
+        Reader { read, link, codec, buffer: BytesMut::new(), is_decoding: false }
     }
 
     /// Passes frames on until the link ends, or until `halt`: then [`End::Stopped`], with no whole frame left behind.
@@ -52,7 +55,7 @@ impl<'a> Reader<'a> {
                     if n >= room {
                         room = (room * 2).min(*READ_SIZE.end());
                     }
-                    while let Some(decoded) = self.codec.decode(&mut self.buffer) {
+                    while let Some(decoded) = self.decode() {
                         self.take(decoded).await;
                     }
                 }
@@ -66,6 +69,13 @@ impl<'a> Reader<'a> {
                 None => return End::Idle(self.link.idle.unwrap_or_default()),
             }
         }
+    }
+
+    fn decode(&mut self) -> Option<Decoded> {
+        self.is_decoding = true;
+        let decoded = self.codec.decode(&mut self.buffer);
+        self.is_decoding = false;
+        decoded
     }
 
     async fn take(&mut self, decoded: Decoded) {
@@ -89,9 +99,23 @@ impl<'a> Reader<'a> {
         self.link.device.count_drop(reason, count, None);
         self.link.device.watch.tell(|| What::Discarded { reason, count });
     }
+}
 
-    /// Counts what is left when the link has ended.
-    pub(super) fn finish(mut self) {
+/// Counts what is left when the link has ended. Whole frames are left only if it ended by force.
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        if self.is_decoding {
+            return;
+        }
+        while let Some(decoded) = self.decode() {
+            match decoded {
+                Decoded::Frame(_) => {
+                    self.link.device.state.stats.frames_in.increment();
+                    self.discarded(forced_end(), 1);
+                }
+                Decoded::Dropped { reason, count } => self.discarded(reason, count),
+            }
+        }
         while let Some(decoded) = self.codec.decode_end(&mut self.buffer) {
             if let Decoded::Dropped { reason, count } = decoded {
                 self.discarded(reason, count);

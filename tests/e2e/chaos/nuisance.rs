@@ -7,7 +7,7 @@ use fastrand::Rng;
 use tokio::time::{sleep, timeout};
 
 use super::Chaos;
-use super::peer::Link;
+use crate::common::peer::Link;
 use crate::common::wire::{self, Connect, Will};
 
 fn connect(rng: &mut Rng, id: String) -> Connect {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use tempfile::TempDir;
 
-use super::status_field;
+use crate::common::holdings::status_field;
 use crate::common::{DEADLINE, Gateway, wait_until, wire};
 
 /// Connections that work at the same time.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::common::wire::{self, Connect, Publish};
+use super::wire::{self, Connect, Publish};
 
 /// Long enough for any machine.
 const PATIENCE: Duration = Duration::from_secs(20);
