@@ -90,7 +90,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A listener cannot be bound for another reason.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}{}", hint(address, source))]
     Bind {
         /// As configured.
         address: String,
@@ -125,6 +125,17 @@ impl std::fmt::Display for AccessErrors {
 }
 
 impl std::error::Error for AccessErrors {}
+
+fn hint(address: &str, error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if !address.starts_with("unix:") => {
+            "; hint: a port below 1024 takes AmbientCapabilities=CAP_NET_BIND_SERVICE and \
+             CapabilityBoundingSet=CAP_NET_BIND_SERVICE in the unit (`systemctl edit gatepost`)"
+        }
+        io::ErrorKind::AddrNotAvailable => "; hint: `ip address` shows which this machine has; 0.0.0.0 is all of them",
+        _ => "",
+    }
+}
 
 impl StartError {
     /// Whether the configuration is to blame, and not the machine.

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::termios::{ControlModes, OptionalActions, isatty, tcgetattr, tcsetattr};
+use rustix::termios::{ControlModes, OptionalActions, ioctl_tiocnxcl, isatty, tcgetattr, tcsetattr};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_serial::{ClearBuffer, ErrorKind, SerialPort as _, SerialStream};
@@ -95,6 +95,10 @@ fn open_blocking(config: &Serial) -> Result<Opened, SerialError> {
     let path = find(&config.port, ports::list)?;
     let probe = probe(&path, config.hangup).map_err(|errno| SerialError::of_opening(&path, errno))?;
     let mut stream = open_stream(config, &path)?;
+    if is_pty(&probe) {
+        // It would keep TIOCEXCL for as long as its other end is open, whoever closes it or dies here. A lock is enough.
+        let _ = ioctl_tiocnxcl(&probe);
+    }
     drop(probe);
     let io = |source: tokio_serial::Error| SerialError::Io { place: path.display().to_string(), source: source.into() };
     stream.clear(ClearBuffer::Input).map_err(io)?;
@@ -142,6 +146,11 @@ fn probe(path: &Path, hangup: bool) -> Result<OwnedFd, Errno> {
     settings.control_modes.set(ControlModes::HUPCL, hangup);
     tcsetattr(&probe, OptionalActions::Now, &settings)?;
     Ok(probe)
+}
+
+/// By the numbers of its device (Documentation/admin-guide/devices.txt of Linux).
+fn is_pty(port: &OwnedFd) -> bool {
+    rustix::fs::fstat(port).is_ok_and(|stat| (136..=143).contains(&rustix::fs::major(stat.st_rdev)))
 }
 
 fn open_stream(config: &Serial, path: &Path) -> Result<SerialStream, SerialError> {
