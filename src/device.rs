@@ -8,15 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::broker::local::{LocalClient, Publish};
+use crate::broker::local::LocalClient;
 use crate::config::{self, Transport};
-use crate::qos::Qos;
 use crate::stats::DropReason;
-use crate::topic::{TopicError, TopicName};
+use crate::topic::TopicError;
 use crate::transport;
 
 mod downlink;
@@ -26,8 +25,10 @@ mod links;
 mod outage_log;
 mod outbox;
 mod peers;
+mod pending;
 pub mod queue;
 pub mod receipt;
+mod report;
 pub mod rules;
 mod session;
 mod status;
@@ -40,20 +41,18 @@ use drop_log::DropLog;
 use hold::Hold;
 use links::Links;
 use outage_log::{News, OutageLog};
+use pending::{Pending, forced_end};
 use queue::Losses;
 use receipt::Fates;
 use rules::{Command, CommandRules, PublishRules, Target};
 use session::{End, Link};
 use status::{DeviceState, StatusTopics};
 use uplink::Uplink;
-use watch::{Watch, Watcher, What};
+use watch::{Watch, Watcher};
 
 /// Why queues drop commands; they count it themselves.
 const QUEUE_DROPS: [DropReason; 5] =
     [DropReason::QueueFull, DropReason::Expired, DropReason::Offline, DropReason::Stopped, DropReason::NoPeer];
-
-/// How often the stats topic is refreshed.
-const STATS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long a change of rules waits for the subscriptions.
 const CHANGE_TIME: Duration = Duration::from_secs(1);
@@ -403,91 +402,4 @@ impl Device {
             self.drop_log.say(self.name(), reason, self.state.stats.dropped.get(reason), None);
         }
     }
-
-    async fn set_online(&self, place: &str) {
-        self.state.set_online(SystemTime::now());
-        self.watch.tell(|| What::State { online: true });
-        self.news.notify_one();
-        if self.outages.up() {
-            tracing::info!(device = self.name(), place, "device online");
-        } else {
-            tracing::debug!(device = self.name(), place, "device online again");
-        }
-        self.publish_status().await;
-    }
-
-    /// The link is down: publishes that, and the stats.
-    pub async fn set_offline(&self) {
-        self.state.set_offline(SystemTime::now());
-        self.watch.tell(|| What::State { online: false });
-        self.news.notify_one();
-        self.publish_status().await;
-    }
-
-    /// Publishes the retained status and stats.
-    async fn publish_status(&self) {
-        let status: &'static [u8] = if self.is_online() { b"online" } else { b"offline" };
-        self.publish_retained(&self.topics.status, Bytes::from_static(status)).await;
-        self.publish_stats().await;
-    }
-
-    /// Publishes the stats each [`STATS_INTERVAL`]. Never ends.
-    async fn report_stats(&self) {
-        let mut ticks = interval_at(tokio::time::Instant::now() + STATS_INTERVAL, STATS_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        loop {
-            ticks.tick().await;
-            self.publish_stats().await;
-        }
-    }
-
-    /// Publishes the retained stats.
-    pub async fn publish_stats(&self) {
-        let stats = self.stats_json().to_string();
-        self.publish_retained(&self.topics.stats, stats.into()).await;
-    }
-
-    async fn publish_retained(&self, topic: &TopicName, payload: Bytes) {
-        let message = Publish { topic: topic.clone(), payload, qos: Qos::AtLeastOnce, retain: true };
-        // Said anew at each start, and often: not for the disk.
-        if let Err(error) = self.client.clone().volatile().publish(message).await {
-            tracing::warn!(device = self.name(), %topic, %error, "the device's status was not published");
-        }
-    }
-}
-
-/// Frames or messages on their way. Those that are not settled when it is dropped, because a write failed or the link
-/// was given up, are counted.
-struct Pending<'a> {
-    device: &'a Device,
-    reason: DropReason,
-    count: u64,
-}
-
-impl<'a> Pending<'a> {
-    fn new(device: &'a Device, reason: DropReason) -> Pending<'a> {
-        Pending { device, reason, count: 0 }
-    }
-
-    /// One, which only the end of the device can keep from arriving.
-    fn one(device: &'a Device) -> Pending<'a> {
-        Pending { device, reason: DropReason::Stopped, count: 1 }
-    }
-
-    /// They have arrived: returns how many.
-    fn settle(&mut self) -> u64 {
-        std::mem::take(&mut self.count)
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        let reason = if self.reason == DropReason::Stopped { forced_end() } else { self.reason };
-        self.device.count_drop(reason, self.count, None);
-    }
-}
-
-/// Why something in hand is dropped just now, when no link failed.
-fn forced_end() -> DropReason {
-    if std::thread::panicking() { DropReason::Panicked } else { DropReason::Stopped }
 }
