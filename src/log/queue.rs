@@ -131,7 +131,7 @@ mod tests {
 
     /// The sink stands still until it is told to go on.
     #[test]
-    fn who_logs_waits_for_nothing_and_each_lost_line_is_told_of() {
+    fn who_logs_waits_for_nothing_and_each_lost_line_is_counted() {
         let (go, gate) = flume::bounded::<()>(0);
         let (written, lines) = flume::unbounded();
         let sink = move |line: &[u8]| {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_fails_loses_lines_and_that_is_told() {
+    fn a_sink_that_fails_loses_lines_and_that_is_counted() {
         let (written, lines) = flume::unbounded();
         let mut failures = 3;
         let sink = move |line: &[u8]| match failures {

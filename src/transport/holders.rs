@@ -27,9 +27,12 @@ impl fmt::Display for Holder {
 type Number = (u64, u64);
 
 fn number(file: &fs::Metadata) -> Number {
-    // Majors of pseudo terminals, as the kernel's devices.txt lists them.
-    let is_pseudo = (136..=143).contains(&rustix::fs::major(file.rdev()));
-    (file.rdev(), if is_pseudo { file.dev() } else { 0 })
+    (file.rdev(), if is_pty(file.rdev()) { file.dev() } else { 0 })
+}
+
+/// Whether a device of that number is a pseudo terminal, by the majors in the kernel's devices.txt.
+pub fn is_pty(number: u64) -> bool {
+    (136..=143).contains(&rustix::fs::major(number))
 }
 
 /// The device files below /dev that processes have open.

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_serial::{ClearBuffer, ErrorKind, SerialPort as _, SerialStream};
 
-use super::holders::Holders;
+use super::holders::{Holders, is_pty};
 use super::{Opened, Stream, ports};
 use crate::config::{ControlLine, FlowControl, Parity, Serial, SerialPort};
 
@@ -95,7 +95,7 @@ fn open_blocking(config: &Serial) -> Result<Opened, SerialError> {
     let path = find(&config.port, ports::list)?;
     let probe = probe(&path, config.hangup).map_err(|errno| SerialError::of_opening(&path, errno))?;
     let mut stream = open_stream(config, &path)?;
-    if is_pty(&probe) {
+    if rustix::fs::fstat(&probe).is_ok_and(|stat| is_pty(stat.st_rdev)) {
         // It would keep TIOCEXCL for as long as its other end is open, whoever closes it or dies here. A lock is enough.
         let _ = ioctl_tiocnxcl(&probe);
     }
@@ -146,11 +146,6 @@ fn probe(path: &Path, hangup: bool) -> Result<OwnedFd, Errno> {
     settings.control_modes.set(ControlModes::HUPCL, hangup);
     tcsetattr(&probe, OptionalActions::Now, &settings)?;
     Ok(probe)
-}
-
-/// By the numbers of its device (Documentation/admin-guide/devices.txt of Linux).
-fn is_pty(port: &OwnedFd) -> bool {
-    rustix::fs::fstat(port).is_ok_and(|stat| (136..=143).contains(&rustix::fs::major(stat.st_rdev)))
 }
 
 fn open_stream(config: &Serial, path: &Path) -> Result<SerialStream, SerialError> {

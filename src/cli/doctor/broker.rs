@@ -89,7 +89,10 @@ fn listener_at(machine: &Machine, listener: &Listener, address: SocketAddr) -> O
         Some(Errno::ACCESS) => Some(
             Finding::warning("broker", format!("port {} is for root: this user may not listen there", address.port()))
                 .why("Ports below 1024 need a capability.")
-                .fix("in a drop-in (systemctl edit gatepost): AmbientCapabilities=CAP_NET_BIND_SERVICE and CapabilityBoundingSet=CAP_NET_BIND_SERVICE")
+                .fix(
+                    "in a drop-in (systemctl edit gatepost): AmbientCapabilities=CAP_NET_BIND_SERVICE and \
+                     CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
+                )
                 .fix("sudo setcap cap_net_bind_service=+ep \"$(command -v gatepost)\"    # without a unit"),
         ),
         _ => Some(
