@@ -11,6 +11,7 @@ use std::{fs, io};
 use foldhash::fast::RandomState;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, ffi, params};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::change::{RowId, SessionId};
 use super::encode::{self, Clock, Stage};
@@ -79,7 +80,10 @@ pub(super) enum DatabaseError {
     #[error("cannot write {}: the disk is full; hint: make room, gatepost goes on by itself then", path.display())]
     Full { path: PathBuf },
     /// The folder, or a file that is none.
-    #[error("cannot open {}: {source}; hint: gatepost must be able to write in the folder `state_dir`", path.display())]
+    #[error(
+        "cannot open {}: {source}; hint: gatepost must be able to write in the folder `state_dir`, and the file must be \
+         its own (was it started as root once?)", path.display()
+    )]
     Folder { path: PathBuf, source: io::Error },
     /// The thread that writes it cannot be started.
     #[error("cannot start the thread of the store: {source}; hint: is the limit of processes for this user reached?")]
@@ -117,6 +121,8 @@ impl DatabaseError {
             _ if extended == ffi::SQLITE_ERROR => DatabaseError::Damaged { path, what: source.to_string() },
             ffi::ErrorCode::DatabaseBusy | ffi::ErrorCode::DatabaseLocked => DatabaseError::Locked { path },
             ffi::ErrorCode::DiskFull => DatabaseError::Full { path },
+            // Not by its rights, which were asked for before it was opened: by two bytes of its header.
+            _ if extended == ffi::SQLITE_READONLY => DatabaseError::Damaged { path, what: source.to_string() },
             _ => DatabaseError::Failed { path, source },
         }
     }
@@ -318,7 +324,10 @@ fn make_file(path: &Path) -> io::Result<()> {
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         Err(_) if !fs::metadata(path)?.is_file() => Err(io::Error::other("it is not a file")),
-        _ => Ok(()),
+        // SQLite would go on with a file that may only be read, and fail later. Not by opening it: closing it again
+        // would give up the locks that this process has on it.
+        Err(_) => Ok(accessat(CWD, path, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS)?),
+        Ok(_) => Ok(()),
     }
 }
 

@@ -21,6 +21,20 @@ pub(crate) fn pty() -> (File, PathBuf) {
     (File::from(far), path_of(&name))
 }
 
+/// Looks until it `is` as wanted, or fails after 20 s. For what /proc says of this process's files: a child that another
+/// test starts has all of them, until it has become the program that it is to be.
+#[track_caller]
+pub(crate) fn eventually<T: std::fmt::Debug>(mut look: impl FnMut() -> T, is: impl Fn(&T) -> bool) -> T {
+    let start = std::time::Instant::now();
+    loop {
+        let seen = look();
+        if is(&seen) {
+            return seen;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "still {seen:?}");
+    }
+}
+
 fn path_of(name: &CStr) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes()))
 }

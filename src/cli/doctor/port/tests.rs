@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::super::finding::Severity;
 use super::*;
-use crate::transport::serial::tests::pty;
+use crate::transport::serial::tests::{eventually, pty};
 
 /// A machine with an FTDI adapter ttyUSB0, an Arduino ttyACM0 and a UART ttyAMA0.
 struct Fake {
@@ -137,24 +137,25 @@ fn permission_is_judged_for_the_user_and_for_the_service() {
 #[test]
 fn a_holder_is_named_but_not_the_maker_alone() {
     let (_far, near) = pty();
-    let open = || rustix::fs::open(&near, OFlags::RDWR | OFlags::NOCTTY, rustix::fs::Mode::empty()).unwrap();
+    let open = || {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        rustix::fs::open(&near, flags, rustix::fs::Mode::empty()).unwrap()
+    };
     let port = SerialPort::Path(near.clone());
     let look = || examine(&Machine::gather(Path::new("/")), "device a", &port);
-    let (findings, free) = look();
-    assert_eq!(findings.iter().map(|finding| finding.severity).collect::<Vec<_>>(), [Severity::Fine]);
-    assert_eq!(free, Probing::Possible(near.clone()));
+    let is = |severity: Severity, says: String, probing: Probing| {
+        let seen = eventually(look, |(findings, free)| findings[0].what.contains(&says) && *free == probing);
+        assert_eq!(seen.0.iter().map(|finding| finding.severity).collect::<Vec<_>>(), [severity]);
+        seen.0.into_iter().flat_map(|finding| finding.fix).collect::<Vec<_>>()
+    };
+    is(Severity::Fine, "is free".to_owned(), Probing::Possible(near.clone()));
     let _own = open();
-    let (findings, free) = look();
-    assert!(findings[0].what.contains(&format!("(pid {}", std::process::id())), "{findings:?}");
-    assert_eq!((findings[0].severity, &free), (Severity::Warning, &Probing::Possible(near.clone())));
+    is(Severity::Warning, format!("(pid {}", std::process::id()), Probing::Possible(near.clone()));
     let mut sleep = std::process::Command::new("sleep").arg("60").stdin(open()).spawn().unwrap();
-    let (findings, free) = look();
-    let stop = format!("sudo kill {}", sleep.id());
+    let fix = is(Severity::Problem, format!("in use by sleep (pid {}", sleep.id()), Probing::Impossible);
     sleep.kill().unwrap();
     sleep.wait().unwrap();
-    assert!(findings[0].what.contains("in use by sleep (pid "), "{findings:?}");
-    assert!(findings[0].fix[0] == stop || findings[0].fix[0].contains("systemctl"), "{findings:?}");
-    assert_eq!((findings[0].severity, free), (Severity::Problem, Probing::Impossible));
+    assert!(fix[0] == format!("sudo kill {}", sleep.id()) || fix[0].contains("systemctl"), "{fix:?}");
 }
 
 #[test]
