@@ -5,19 +5,20 @@ use std::panic::PanicHookInfo;
 
 use parking_lot::Mutex;
 use tokio::task;
+use tracing::subscriber::NoSubscriber;
 
 /// Places that are kept for owners that have not asked yet.
 const KEPT: usize = 64;
 
 static PLACES: Mutex<VecDeque<(task::Id, String)>> = Mutex::new(VecDeque::new());
 
-/// Logs panics of the whole process from now on, each with its place, instead of printing them; while there is no log,
+/// Logs panics of the whole process from now on, each with its place, instead of printing them; where there is no log,
 /// they are printed as before.
 pub fn install() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         note(panic);
-        if !tracing::dispatcher::has_been_set() {
+        if tracing::dispatcher::get_default(|log| log.is::<NoSubscriber>()) {
             before(panic);
         }
     }));

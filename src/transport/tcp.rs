@@ -142,8 +142,10 @@ fn hint(kind: io::ErrorKind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
     use crate::transport::is_unplugged;
@@ -188,9 +190,10 @@ mod tests {
 
     #[tokio::test]
     async fn failures_say_what_failed() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
+        // Nobody listens there, and nobody else can.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
         let error = open(&to(address)).await.unwrap_err().to_string();
         let expected = format!("cannot connect to {address}: {address}: connection refused; hint: the host answers");
         assert!(error.starts_with(&expected), "{error}");
@@ -235,20 +238,24 @@ mod tests {
         assert!(is_unplugged(&error), "{error}");
     }
 
-    /// A host on a network of its own, which can be cut.
+    /// A host on a network of its own, which can be cut. One that a killed test left behind has another address.
     struct FarHost(String);
 
     impl FarHost {
-        const ADDRESS: &str = "192.0.2.10";
+        /// Ours and its own, of 198.18.0.0/15 (RFC 2544).
+        fn addresses() -> [Ipv4Addr; 2] {
+            let network = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + std::process::id() % (1 << 15) * 4;
+            [network + 1, network + 2].map(Ipv4Addr::from)
+        }
 
         fn new() -> FarHost {
             let host = FarHost(format!("gp{}", std::process::id()));
-            let name = &host.0;
+            let (name, [near, far]) = (&host.0, FarHost::addresses());
             ip(&format!("netns add {name}"));
             ip(&format!("link add {name}a type veth peer name {name}b netns {name}"));
-            ip(&format!("address add 192.0.2.9/30 dev {name}a"));
+            ip(&format!("address add {near}/30 dev {name}a"));
             ip(&format!("link set {name}a up"));
-            ip(&format!("-n {name} address add {}/30 dev {name}b", FarHost::ADDRESS));
+            ip(&format!("-n {name} address add {far}/30 dev {name}b"));
             ip(&format!("-n {name} link set {name}b up"));
             host
         }
@@ -277,18 +284,21 @@ mod tests {
     #[ignore = "needs root, iproute2 and socat"]
     async fn a_host_that_vanishes_is_found() {
         let far = FarHost::new();
-        let host = Tcp { keepalive: Some(Duration::from_secs(2)), ..to(format!("{}:4000", FarHost::ADDRESS)) };
+        let address = FarHost::addresses()[1];
+        let host = Tcp { keepalive: Some(Duration::from_secs(2)), ..to(format!("{address}:4000")) };
         for writes in [false, true] {
             let _server = tokio::process::Command::new("ip")
                 .args(["netns", "exec", &far.0, "socat", "TCP-LISTEN:4000,reuseaddr", "PIPE"])
                 .kill_on_drop(true)
                 .spawn()
                 .unwrap();
+            let start = Instant::now();
             let mut stream = loop {
                 match open(&host).await {
                     Ok(opened) => break opened.stream,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    Err(error) => assert!(start.elapsed() < Duration::from_secs(20), "{error}"),
                 }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             };
             let mut echo = [0; 5];
             stream.write_all(b"hello").await.unwrap();

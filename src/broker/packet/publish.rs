@@ -252,7 +252,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_publish()(qos in 0u8..3, retain: bool, dup: bool, id in 1u16.., topic in "[^+#\\p{Cc}\u{FDD0}-\u{FDEF}\u{FFFE}\u{FFFF}]{1,40}",
+        fn any_publish()(qos in 0u8..3, retain: bool, dup: bool, id in 1u16.., topic in "[^+#\\p{Cc}\\p{Noncharacter_Code_Point}]{1,40}",
             payload in proptest::collection::vec(any::<u8>(), 0..300), expiry: Option<u32>, alias in proptest::option::of(1u16..))
             -> IncomingPublish {
             let qos = Qos::from_u8(qos).unwrap();

@@ -236,6 +236,7 @@ impl From<io::ErrorKind> for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::serial::tests::eventually;
 
     #[test]
     fn a_broker_for_this_machine_only_is_told_in_a_network() {
@@ -291,8 +292,8 @@ mod tests {
         let finding = listener_at(&machine, &config, address).unwrap();
         assert!(finding.what.contains(&format!("(pid {}", std::process::id())), "{finding:?}");
         drop(listener);
-        let finding = listener_at(&machine, &config, address).unwrap();
-        assert!(finding.what.contains("is free"), "{finding:?}");
+        let look = || listener_at(&machine, &config, address).unwrap();
+        eventually(look, |finding| finding.what.contains("is free"));
         // TEST-NET-1 is nobody's.
         let foreign = "192.0.2.1:1883".parse().unwrap();
         assert!(listener_at(&machine, &config, foreign).unwrap().what.contains("no address of this machine"));

@@ -21,8 +21,8 @@ pub(crate) fn pty() -> (File, PathBuf) {
     (File::from(far), path_of(&name))
 }
 
-/// Looks until it `is` as wanted, or fails after 20 s. For what /proc says of this process's files: a child that another
-/// test starts has all of them, until it has become the program that it is to be.
+/// Looks until it `is` as wanted, or fails after 20 s. For locks, and for what /proc says of open files: a child that
+/// another test starts has all files of this process, until it has become the program that it is to be.
 #[track_caller]
 pub(crate) fn eventually<T: std::fmt::Debug>(mut look: impl FnMut() -> T, is: impl Fn(&T) -> bool) -> T {
     let start = std::time::Instant::now();
@@ -114,8 +114,8 @@ async fn every_setting_is_made_or_warned_of() {
     assert!(!settings.local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG));
     drop(opened);
 
-    let opened =
-        open(&Serial { flow_control: FlowControl::Hardware, rts: ControlLine::Off, ..at(&near) }).await.unwrap();
+    let config = Serial { flow_control: FlowControl::Hardware, rts: ControlLine::Off, ..at(&near) };
+    let opened = eventually(|| open_blocking(&config), Result::is_ok).unwrap();
     assert_eq!(opened.warnings, ["rts = \"off\" has no effect: flow_control = \"hardware\" drives that line"]);
     let settings = tcgetattr(&far).unwrap();
     assert!(settings.control_modes.contains(ControlModes::HUPCL | ControlModes::CRTSCTS));
@@ -144,7 +144,7 @@ async fn an_exclusive_port_says_who_has_it() {
     assert!(error.contains("it is in use by this ") && error.contains(&own), "{error}");
     assert!(error_of(&Serial { exclusive: false, ..at(&near) }).await.contains("in use"));
     drop(first);
-    assert!(open(&at(&near)).await.is_ok());
+    eventually(|| open_blocking(&at(&near)).map(drop), Result::is_ok);
 }
 
 #[tokio::test]
