@@ -3,7 +3,7 @@
 //! A device is `offline` until its link is up. A port or host that is not there is no error: it is tried again with
 //! backoff. A `tcp_server` is online while it listens.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ mod report;
 pub mod rules;
 mod session;
 mod status;
+mod succession;
 mod uplink;
 pub mod watch;
 
@@ -94,6 +95,8 @@ pub struct Device {
     watch: Arc<Watch>,
     stop: Stop,
     news: Arc<Notify>,
+    /// Who comes in its place.
+    heir: OnceLock<Arc<Device>>,
 }
 
 impl Device {
@@ -120,6 +123,7 @@ impl Device {
             watch: Arc::default(),
             stop,
             news,
+            heir: OnceLock::new(),
             config,
         })
     }
@@ -136,7 +140,7 @@ impl Device {
 
     /// The payload of the stats topic.
     pub fn stats_json(&self) -> serde_json::Value {
-        self.state.to_json(self.links.queued())
+        self.state.to_json(self.queued())
     }
 
     /// `online`, `offline`, or `released`: offline until it is taken back.
@@ -171,6 +175,9 @@ impl Device {
     /// Queues `frame` for the link, or for one of the links of a `tcp_server` (by its
     /// [`peer_name`](rules::peer_name)), else for all; the [`Fates`] tell what became of it there.
     pub fn send(&self, frame: Bytes, peer: Option<String>) -> Fates {
+        if let Some(heir) = self.heir() {
+            return heir.send(frame, peer);
+        }
         let (receipt, fates) = receipt::receipt();
         let target = peer.map_or(Target::All, Target::Peer);
         self.state.stats.commands.increment();
@@ -184,14 +191,6 @@ impl Device {
     pub async fn release(&self, span: Option<Duration>) -> bool {
         self.hold.release(span);
         self.hold.is_out_of_hand().await
-    }
-
-    /// Makes this, which does not run yet, take the place of `old`: it goes on counting where that stands, and is released
-    /// while that is.
-    pub fn succeed(&mut self, old: &Device) {
-        self.state.stats = old.state.stats.clone();
-        self.drop_log = old.drop_log.clone();
-        self.hold.follow(&old.hold);
     }
 
     /// Takes the device back, and opens it again. Returns whether it was released.
@@ -244,7 +243,7 @@ impl Device {
         self.stop.drain.is_cancelled()
     }
 
-    /// For the time between a panic and the next start: takes commands as when the link is down. Never ends.
+    /// For the time before it runs, at first or again after a panic: takes commands as when the link is down. Never ends.
     pub async fn stand_in(self: Arc<Device>, inbox: Arc<Inbox>) {
         self.downlink.run(&self, &inbox).await;
     }
@@ -254,7 +253,8 @@ impl Device {
         self.stop.drain.cancelled().await;
     }
 
-    /// Runs until the gateway stops. `inbox` is empty at first, and the same when it is started again after a panic.
+    /// Runs until the gateway stops. `inbox` is the same when it is started again after a panic, and that of the device in
+    /// whose place it comes.
     pub async fn run(self: Arc<Device>, inbox: Arc<Inbox>) {
         let link = async {
             self.publish_status().await;
@@ -368,13 +368,13 @@ impl Device {
         }
     }
 
-    /// The last words of a device that stops: held-back messages go out, queued commands are counted, `offline`.
+    /// The last words of a device that stops: held-back messages go out, queued commands are left to the heir or counted,
+    /// `offline`.
     async fn finish(&self, inbox: &Inbox) {
         // First: whoever publishes waits for those who are subscribed, and this device is.
         self.downlink.finish(self, inbox).await;
         self.uplink.flush(self).await;
-        self.links.clear(self.losses());
-        self.say_queue_drops();
+        self.leave_queue();
         if self.is_online() {
             self.set_offline().await;
         } else {

@@ -224,7 +224,7 @@ impl Gateway {
     async fn apply(&self, state: &mut State, change: Change) {
         let Change { config, diff, status, fresh, broker } = change;
         let to_stop: Vec<String> = diff.devices.to_stop().cloned().collect();
-        for old in state.fleet.stop(&to_stop, &self.stopping).await {
+        for old in state.fleet.stop(&to_stop, &fresh, &self.stopping).await {
             if !fresh.iter().any(|(device, _)| device.has_topics_of(&old)) {
                 old.forget().await;
             }

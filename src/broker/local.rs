@@ -183,24 +183,41 @@ impl Subscriber {
     /// Subscribes to `filters` in place of what it had. A filter that stays misses and repeats nothing; for a new one its
     /// retained messages come first. Messages that were published before are matched against what holds now.
     pub fn change<O: Into<SubscriptionOptions> + Copy>(&mut self, filters: Vec<(TopicFilter, O)>) {
+        let new = filters.iter().filter(|(filter, _)| self.subscriptions.get(filter).is_none()).cloned().collect();
+        self.replace(filters, new);
+    }
+
+    /// As [`Subscriber::change`], for somebody else who goes on in its place: the retained messages of all filters come
+    /// first, as at any start. One that a filter which stays is still to get live comes so, and only so.
+    pub fn succeed<O: Into<SubscriptionOptions> + Copy>(&mut self, filters: Vec<(TopicFilter, O)>) {
+        self.replace(filters.clone(), filters);
+    }
+
+    /// Subscribes to `filters`; the retained messages of `shown`, which are some of them, come first.
+    fn replace<O: Into<SubscriptionOptions> + Copy>(
+        &mut self,
+        filters: Vec<(TopicFilter, O)>,
+        shown: Vec<(TopicFilter, O)>,
+    ) {
         let lanes = filters.iter().fold(LaneSet::EMPTY, |lanes, (filter, _)| lanes.union(LaneSet::of(filter)));
         self.reader.set_lanes(lanes);
         let before = std::mem::take(&mut self.subscriptions);
-        let new: Vec<&TopicFilter> =
-            filters.iter().map(|(filter, _)| filter).filter(|filter| before.get(filter).is_none()).collect();
-        let snapshot = if new.is_empty() { Snapshot::default() } else { self.bus.retained_of(new.iter().copied()) };
+        let snapshot = match shown.is_empty() {
+            true => Snapshot::default(),
+            false => self.bus.retained_of(shown.iter().map(|(filter, _)| filter)),
+        };
         for (filter, options) in &filters {
             let retained_floor = before.get(filter).map_or(snapshot.version, |kept| kept.retained_floor);
             let subscription = Subscription { options: (*options).into(), id: None, retained_floor };
             self.subscriptions.insert(filter.clone(), subscription);
         }
-        let qos = |message: &Message| {
-            let matching =
-                filters.iter().filter(|(filter, _)| new.contains(&filter) && filter.matches(message.topic()));
-            matching.map(|(_, options)| (*options).into().qos).max()
-        };
-        let found = snapshot.messages.into_iter().filter_map(|message| qos(&message).map(|qos| (message, qos)));
-        self.retained.extend(found);
+        for message in snapshot.messages {
+            let is_to_come =
+                !self.reader.has_passed(&message) && self.subscriptions.matches(&message, self.session).is_some();
+            let matching = shown.iter().filter(|(filter, _)| filter.matches(message.topic()));
+            let qos = matching.map(|(_, options)| (*options).into().qos).max();
+            self.retained.extend(qos.filter(|_| !is_to_come).map(|qos| (message, qos)));
+        }
     }
 
     /// The next message; `None` when the bus has stopped. Cancel safe.
@@ -221,6 +238,16 @@ impl Subscriber {
     pub fn leave(&mut self) -> impl Iterator<Item = Delivery> {
         self.reader.take(&mut self.batch);
         self.reader.set_lanes(LaneSet::EMPTY);
+        self.rest()
+    }
+
+    /// The messages that have come until now.
+    pub fn arrived(&mut self) -> impl Iterator<Item = Delivery> {
+        self.reader.take(&mut self.batch);
+        self.rest()
+    }
+
+    fn rest(&mut self) -> impl Iterator<Item = Delivery> {
         std::iter::from_fn(|| self.next_retained().or_else(|| self.next_live()))
     }
 

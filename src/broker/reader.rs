@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -82,6 +83,13 @@ impl Reader {
         let count = batch.len() - before;
         self.shared.stats.delivered.add(count as u64);
         count > 0
+    }
+
+    /// Whether `message`, which is on one of its lanes, has been taken, or was there before this read the lane: else it is
+    /// still to come.
+    pub(super) fn has_passed(&self, message: &Message) -> bool {
+        let lane = Lane::of(message.topic());
+        self.seat.position(lane).load(Ordering::SeqCst) >= message.position()
     }
 
     /// Whether everything published so far on its lanes has been received.

@@ -18,8 +18,8 @@ pub struct Downlink {
     in_force: watch::Sender<Option<Arc<CommandRules>>>,
 }
 
-/// A device's subscriptions. They outlive its panics, so that no command is missed, but not its tasks: publishers would wait
-/// for ever.
+/// A device's subscriptions. They outlive its panics, and the device itself if it leaves an heir, so that no command is
+/// missed; but never those who read them: publishers would wait for ever.
 #[derive(Debug, Default)]
 pub struct Inbox(Mutex<Option<Subscriber>>);
 
@@ -47,8 +47,11 @@ impl Downlink {
         std::future::pending().await
     }
 
-    /// The device has stopped: counts what has come since, and unsubscribes.
+    /// The device has stopped: counts what has come since, and unsubscribes. Of an heir's subscriptions it keeps its hands off.
     pub async fn finish(&self, device: &Device, inbox: &Inbox) {
+        if device.heir().is_some() {
+            return;
+        }
         let Some(mut subscriber) = inbox.0.lock().await.take() else { return };
         let rules = self.wanted.borrow().clone();
         take_rest(device, &rules, &mut subscriber);
@@ -58,9 +61,16 @@ impl Downlink {
         let mut changes = self.wanted.subscribe();
         let mut rules = changes.borrow_and_update().clone();
         let mut subscriber = inbox.0.lock().await;
+        if device.heir().is_some() {
+            return Ok(());
+        }
         let subscriber = match &mut *subscriber {
             Some(before) => {
-                before.change(rules.filters());
+                match self.in_force.borrow().is_some() {
+                    true => before.change(rules.filters()),
+                    // That of the device in whose place this one comes.
+                    false => before.succeed(rules.filters()),
+                }
                 before
             }
             none => none.insert(device.client.subscribe(rules.filters()).await?),
@@ -68,12 +78,17 @@ impl Downlink {
         loop {
             self.in_force.send_replace(Some(rules.clone()));
             self.queue_commands(device, &rules, subscriber, &mut changes).await?;
+            if device.is_stopping() {
+                break;
+            }
             rules = changes.borrow_and_update().clone();
             subscriber.change(rules.filters());
         }
+        take_rest(device, &rules, subscriber);
+        Ok(())
     }
 
-    /// Until other rules are wanted. What was published before that goes by the old ones.
+    /// Until other rules are wanted, or the device stops. What was published before that goes by the old ones.
     async fn queue_commands(
         &self,
         device: &Device,
@@ -85,10 +100,7 @@ impl Downlink {
         loop {
             let delivery = tokio::select! {
                 biased;
-                () = device.stopping() => {
-                    take_rest(device, rules, subscriber);
-                    return std::future::pending().await;
-                }
+                () = device.stopping() => return Ok(()),
                 delivery = subscriber.recv() => delivery.ok_or(BusError::Stopped)?,
                 _ = changes.changed() => return Ok(()),
             };
@@ -97,11 +109,13 @@ impl Downlink {
     }
 }
 
-/// Takes what has come until now; no more will.
+/// Takes what has come until now. What comes later is the heir's, or nobody's.
 fn take_rest(device: &Device, rules: &CommandRules, subscriber: &mut Subscriber) {
     let mut outcomes = Vec::new();
-    for delivery in subscriber.leave() {
-        take(device, rules, delivery, &mut outcomes);
+    let take = |delivery| take(device, rules, delivery, &mut outcomes);
+    match device.heir() {
+        Some(_) => subscriber.arrived().for_each(take),
+        None => subscriber.leave().for_each(take),
     }
 }
 

@@ -90,6 +90,14 @@ impl Links {
         self.single.len() + of_peers
     }
 
+    /// Takes what waits for the one link of `old`, where this has one link too; it goes before what waits here. What is too
+    /// much for the queue here is among the losses.
+    pub fn inherit(&self, old: &Links, losses: Losses<'_>) {
+        if self.peers.is_none() {
+            self.single.inherit(&old.single, losses);
+        }
+    }
+
     /// Drops all that waits, as [`DropReason::Stopped`].
     pub fn clear(&self, losses: Losses<'_>) {
         self.single.clear(DropReason::Stopped, losses);

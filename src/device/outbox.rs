@@ -44,6 +44,11 @@ impl Outbox {
         self.filled.notify_one();
     }
 
+    /// Takes what waits in `old`, before what waits here.
+    pub fn inherit(&self, old: &Outbox, losses: Losses<'_>) {
+        self.queue.lock().inherit(&mut old.queue.lock(), losses);
+    }
+
     /// The next frame to write. `None`: `drain` is cancelled and nothing is left. Cancel safe.
     pub async fn next(&self, drain: &CancellationToken, losses: Losses<'_>) -> Option<Outgoing> {
         loop {

@@ -82,6 +82,14 @@ impl CommandQueue {
         self.shrink(losses);
     }
 
+    /// Takes all that waits in `old`, which is older than what waits here. What this would not have taken goes.
+    pub fn inherit(&mut self, old: &mut CommandQueue, losses: Losses<'_>) {
+        let newer = std::mem::replace(&mut self.waiting, std::mem::take(&mut old.waiting));
+        self.waiting.extend(newer);
+        self.bytes += std::mem::take(&mut old.bytes);
+        self.set_limits(self.limits, losses);
+    }
+
     fn shrink(&mut self, losses: Losses<'_>) {
         while self.waiting.len() > self.limits.max || self.bytes > MAX_BYTES {
             let Some(oldest) = self.take() else { return };
@@ -253,6 +261,26 @@ mod tests {
         assert_eq!((keeping.len(), lost.get(DropReason::Offline)), (1, 0));
         keeping.clear(DropReason::Stopped, lost.losses());
         assert_eq!((pop(&mut keeping, now, &lost), lost.get(DropReason::Stopped)), (None, 1));
+    }
+
+    #[test]
+    fn what_is_inherited_comes_first() {
+        let now = Instant::now();
+        let ((mut old, lost), (mut heir, _)) = (queue(9, true), queue(3, true));
+        for frame in ["1", "2", "3"] {
+            old.push(now, command(frame, (frame == "2").then_some(1)), None, lost.losses());
+        }
+        heir.push(now, command("4", None), None, lost.losses());
+        heir.inherit(&mut old, lost.losses());
+        assert_eq!((old.len(), old.bytes, heir.len(), heir.bytes), (0, 0, 3, 3));
+        assert_eq!(lost.get(DropReason::QueueFull), 1);
+        assert_eq!(pop(&mut heir, now + Duration::from_secs(2), &lost).unwrap(), "3", "1 was too much and 2 too old");
+        assert_eq!((lost.get(DropReason::Expired), pop(&mut heir, now, &lost).unwrap()), (1, "4".into()));
+
+        let (mut dropping, _) = queue(9, false);
+        old.push(now, command("5", None), None, lost.losses());
+        dropping.inherit(&mut old, lost.losses());
+        assert_eq!((dropping.len(), lost.get(DropReason::Offline)), (0, 1));
     }
 
     #[tokio::test]

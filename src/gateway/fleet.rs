@@ -17,39 +17,65 @@ const DRAIN_TIME: Duration = Duration::from_millis(2500);
 /// How long it then waits for the devices' tasks to end.
 const END_TIME: Duration = Duration::from_millis(500);
 
-/// Running devices by their names.
+/// Devices by their names.
 #[derive(Debug, Default)]
-pub struct Fleet(BTreeMap<String, Running>);
+pub struct Fleet {
+    running: BTreeMap<String, Running>,
+    /// What was left to devices that are still to start.
+    left: BTreeMap<String, Left>,
+}
 
 #[derive(Debug)]
 struct Running {
     device: Arc<Device>,
     stop: Stop,
+    inbox: Arc<Inbox>,
     task: AbortOnDropHandle<()>,
+}
+
+/// The subscriptions of a device that was stopped, which its heir has from then on.
+#[derive(Debug)]
+struct Left {
+    inbox: Arc<Inbox>,
+    /// Reads them until the heir runs: whoever publishes, the device that stops among them, waits for those who are
+    /// subscribed.
+    _stand_in: AbortOnDropHandle<()>,
 }
 
 impl Fleet {
     /// Runs `device`, which was made with `stop`.
     pub fn start(&mut self, device: Arc<Device>, stop: Stop) {
-        let task = AbortOnDropHandle::new(tokio::spawn(supervise(device.clone())));
-        self.0.insert(device.name().to_owned(), Running { device, stop, task });
+        let left = self.left.remove(device.name());
+        let inbox = left.as_ref().map_or_else(Arc::default, |left| left.inbox.clone());
+        let task = AbortOnDropHandle::new(tokio::spawn(supervise(device.clone(), inbox.clone())));
+        self.running.insert(device.name().to_owned(), Running { device, stop, inbox, task });
     }
 
     /// The device of that name.
     pub fn get(&self, name: &str) -> Option<&Arc<Device>> {
-        self.0.get(name).map(|running| &running.device)
+        self.running.get(name).map(|running| &running.device)
     }
 
     /// Every device, in order of the names.
     pub fn devices(&self) -> Vec<Arc<Device>> {
-        self.0.values().map(|running| running.device.clone()).collect()
+        self.running.values().map(|running| running.device.clone()).collect()
     }
 
     /// Stops those of that name, all at once: no new frames, queued commands written, `offline` published. What hangs is
     /// named in the log and given up. Takes 3 s at most, less once `hurry` is cancelled. Returns what was stopped.
-    pub async fn stop(&mut self, names: &[String], hurry: &CancellationToken) -> Vec<Arc<Device>> {
-        let mut leaving: Vec<Running> = names.iter().filter_map(|name| self.0.remove(name)).collect();
+    ///
+    /// Commands from now on are for those among `heirs` that have the same name; these must be started then.
+    pub async fn stop(
+        &mut self,
+        names: &[String],
+        heirs: &[(Arc<Device>, Stop)],
+        hurry: &CancellationToken,
+    ) -> Vec<Arc<Device>> {
+        let mut leaving: Vec<Running> = names.iter().filter_map(|name| self.running.remove(name)).collect();
         for running in &leaving {
+            if let Some((heir, _)) = heirs.iter().find(|(heir, _)| heir.name() == running.device.name()) {
+                self.left.insert(heir.name().to_owned(), Left::to(heir, running));
+            }
             running.stop.drain.cancel();
         }
         let drained = async {
@@ -78,8 +104,18 @@ impl Fleet {
 
     /// Stops all of them.
     pub async fn stop_all(&mut self) -> Vec<Arc<Device>> {
-        let names: Vec<String> = self.0.keys().cloned().collect();
-        self.stop(&names, &CancellationToken::new()).await
+        let names: Vec<String> = self.running.keys().cloned().collect();
+        self.stop(&names, &[], &CancellationToken::new()).await
+    }
+}
+
+impl Left {
+    /// Leaves what `running` has to `heir`. To be called before its stop.
+    fn to(heir: &Arc<Device>, running: &Running) -> Left {
+        running.device.leave_to(heir.clone());
+        let inbox = running.inbox.clone();
+        let stand_in = tokio::spawn(heir.clone().stand_in(inbox.clone()));
+        Left { inbox, _stand_in: AbortOnDropHandle::new(stand_in) }
     }
 }
 
@@ -93,9 +129,8 @@ async fn join(leaving: &mut [Running]) {
 }
 
 /// Runs a device to its end; when it panics, counts that, says so and starts it again with backoff.
-async fn supervise(device: Arc<Device>) {
+async fn supervise(device: Arc<Device>, inbox: Arc<Inbox>) {
     let mut backoff = device.backoff();
-    let inbox = Arc::new(Inbox::default());
     loop {
         let began = Instant::now();
         let is_last = device.is_stopping();

@@ -13,6 +13,7 @@ mod control;
 mod disk;
 mod doctor;
 mod endurance;
+mod handover;
 mod lifecycle;
 mod listeners;
 mod monitor;

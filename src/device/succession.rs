@@ -1,0 +1,44 @@
+//! A device that is restarted: another one comes in its place, and nothing of what is meant for it gets lost between.
+//!
+//! From the moment it is told to stop commands are for its heir, which takes them as when its link is down. The device
+//! writes those that came before; what it cannot write in time the heir has to write first.
+
+use std::sync::Arc;
+
+use super::Device;
+
+impl Device {
+    /// Makes this, which does not run yet, take the place of `old`: it goes on counting where that stands, and is released
+    /// while that is.
+    pub fn succeed(&mut self, old: &Device) {
+        self.state.stats = old.state.stats.clone();
+        self.drop_log = old.drop_log.clone();
+        self.hold.follow(&old.hold);
+    }
+
+    /// Names who comes in its place. To be called before it is told to stop, by who sees to it that the heir reads its
+    /// [`Inbox`](super::Inbox).
+    pub fn leave_to(&self, heir: Arc<Device>) {
+        // There is one stop, and so one heir.
+        let _ = self.heir.set(heir);
+    }
+
+    /// Who comes in its place.
+    pub(super) fn heir(&self) -> Option<&Device> {
+        self.heir.get().map(Arc::as_ref)
+    }
+
+    /// Commands that wait, here or with the heir.
+    pub(super) fn queued(&self) -> usize {
+        self.links.queued() + self.heir().map_or(0, |heir| heir.links.queued())
+    }
+
+    /// No more will be written: what waits is the heir's, or dropped.
+    pub(super) fn leave_queue(&self) {
+        if let Some(heir) = self.heir() {
+            heir.links.inherit(&self.links, self.losses());
+        }
+        self.links.clear(self.losses());
+        self.say_queue_drops();
+    }
+}

@@ -1,0 +1,187 @@
+//! Reloads that restart a device amid commands: each is written once and in order, or it is counted.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use crate::common::{Gateway, Mqtt, Port, wait_until};
+
+const FLIPS: usize = 50;
+const AUTHORS: usize = 4;
+const STATUS: &str = "gatepost/test/device/board/status";
+
+/// A TCP device that writes down what it is sent, and when each connection began.
+struct FarEnd {
+    port: u16,
+    thread: JoinHandle<Vec<(Instant, Vec<Numbered>)>>,
+}
+
+impl FarEnd {
+    fn start() -> FarEnd {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let thread = std::thread::spawn(move || {
+            let mut heard = Vec::new();
+            loop {
+                let link = listener.accept().unwrap().0;
+                link.peek(&mut [0]).unwrap();
+                let began = Instant::now();
+                match std::io::read_to_string(link).unwrap() {
+                    text if text == "end" => return heard,
+                    text => heard.push((began, numbers(&text))),
+                }
+            }
+        });
+        FarEnd { port, thread }
+    }
+
+    /// What it was sent, when the gateway has closed all connections.
+    fn heard(self) -> Vec<(Instant, Vec<Numbered>)> {
+        TcpStream::connect(("127.0.0.1", self.port)).unwrap().write_all(b"end").unwrap();
+        self.thread.join().unwrap()
+    }
+}
+
+/// Who published a command, and the number that it had there.
+type Numbered = (usize, u64);
+
+fn numbers(text: &str) -> Vec<Numbered> {
+    let numbered = text.lines().map(|line| line.split_once(' ').unwrap());
+    numbered.map(|(author, number)| (author.parse().unwrap(), number.parse().unwrap())).collect()
+}
+
+/// Clients that publish numbers from 0 on, each when the one before is acknowledged.
+struct Authors {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<u64>>,
+}
+
+impl Authors {
+    fn start(port: u16) -> Authors {
+        let stop = Arc::new(AtomicBool::new(false));
+        let start = |author| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let mqtt = Mqtt::connect(port);
+                let numbers = (0..).take_while(|_| !stop.load(Ordering::Relaxed));
+                numbers.inspect(|number| mqtt.publish("board/set", format!("{author} {number}"), 1)).count() as u64
+            })
+        };
+        Authors { threads: (0..AUTHORS).map(start).collect(), stop }
+    }
+
+    /// How many numbers each has published.
+    fn stop(self) -> Vec<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    }
+}
+
+/// Two versions of a device. The first lines are of its transport; `keys` stand in both.
+struct Versions {
+    transports: [String; 2],
+    keys: &'static str,
+}
+
+impl Versions {
+    fn text(&self, version: usize) -> String {
+        let Versions { transports, keys } = self;
+        format!("[device.board]\n{}\nsubscribe = \"board/set\"\n{keys}\n", transports[version % 2])
+    }
+
+    /// Goes back and forth between the two while numbers are published. Returns the gateway, when nothing waits any more,
+    /// and how many numbers each author had.
+    fn flip(&self, dir: TempDir) -> (Gateway, Vec<u64>) {
+        let mut gateway = Gateway::start_in(dir, &self.text(0));
+        let status = Mqtt::subscriber(gateway.port(), STATUS);
+        status.expect(STATUS, "online");
+        let authors = Authors::start(gateway.port());
+        for flip in 1..=FLIPS {
+            gateway.write(&self.text(flip));
+            assert!(gateway.reload().contains("device board restarted"));
+            // Now and then it is restarted before it has opened its link.
+            if flip % 3 > 0 {
+                status.expect(STATUS, "offline");
+                status.expect(STATUS, "online");
+            }
+        }
+        let sent = authors.stop();
+        wait_until("nothing to wait", || gateway.ledger("board").count("queued") == 0);
+        let ledger = gateway.ledger("board");
+        assert_eq!(ledger.count("commands"), sent.iter().sum::<u64>(), "{ledger:?}");
+        (gateway, sent)
+    }
+}
+
+fn tcp(far_end: &FarEnd) -> String {
+    format!("tcp = {{ connect = \"127.0.0.1:{}\" }}", far_end.port)
+}
+
+/// What the two were sent, in the order of the connections: there is one at a time.
+fn all(far_ends: [FarEnd; 2]) -> Vec<Numbered> {
+    let mut links: Vec<_> = far_ends.into_iter().flat_map(FarEnd::heard).collect();
+    links.sort_by_key(|(began, _)| *began);
+    links.into_iter().flat_map(|(_, numbers)| numbers).collect()
+}
+
+/// The numbers of each author, as they came.
+fn by_author(heard: &[Numbered]) -> Vec<Vec<u64>> {
+    let of = |author| heard.iter().filter(|(from, _)| *from == author).map(|(_, number)| *number).collect();
+    (0..AUTHORS).map(of).collect()
+}
+
+fn expect_all(heard: &[Numbered], sent: &[u64]) {
+    let wanted: Vec<Vec<u64>> = sent.iter().map(|&count| (0..count).collect()).collect();
+    assert!(by_author(heard) == wanted, "lost, repeated or out of order: sent {sent:?}, got {heard:?}");
+}
+
+const KEEP: &str = "queue = { max = 100000, while_offline = \"keep\" }";
+
+#[test]
+fn a_queue_that_keeps_commands_keeps_them_through_restarts() {
+    let far_ends = [FarEnd::start(), FarEnd::start()];
+    let versions = Versions { transports: [tcp(&far_ends[0]), tcp(&far_ends[1])], keys: KEEP };
+    let (gateway, sent) = versions.flip(TempDir::new().unwrap());
+    gateway.ledger("board").expect_nothing_dropped();
+    gateway.terminate();
+    expect_all(&all(far_ends), &sent);
+}
+
+#[test]
+fn a_queue_that_keeps_nothing_counts_what_comes_between() {
+    let far_ends = [FarEnd::start(), FarEnd::start()];
+    // More comes than is written, so each stop takes a while.
+    let keys = "queue = { max = 20 }\nwrite_gap = \"1ms\"";
+    let versions = Versions { transports: [tcp(&far_ends[0]), tcp(&far_ends[1])], keys };
+    let (gateway, sent) = versions.flip(TempDir::new().unwrap());
+    let ledger = gateway.ledger("board");
+    let dropped = ledger.dropped("offline") + ledger.dropped("queue_full");
+    assert_eq!(ledger.count("written") + dropped, sent.iter().sum::<u64>(), "{ledger:?}");
+    gateway.terminate();
+    let heard = all(far_ends);
+    assert_eq!(heard.len() as u64, ledger.count("written"));
+    for numbers in by_author(&heard) {
+        assert!(numbers.is_sorted_by(|a, b| a < b), "repeated or out of order: {numbers:?}");
+    }
+}
+
+#[test]
+fn another_baud_rate_loses_no_command() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "ttyUSB0");
+    let serial = |baud: u32| format!("serial = {{ port = \"{}\", baud = {baud} }}", port.path());
+    let versions = Versions { transports: [serial(9600), serial(115_200)], keys: KEEP };
+    // Read as it comes: a pty holds little.
+    let device = std::thread::spawn(move || port.read_until(b"end\n"));
+    let (gateway, sent) = versions.flip(dir);
+    gateway.ledger("board").expect_nothing_dropped();
+    Mqtt::connect(gateway.port()).publish("board/set", "end", 1);
+    let heard = String::from_utf8(device.join().unwrap()).unwrap();
+    expect_all(&numbers(heard.strip_suffix("end\n").unwrap()), &sent);
+    gateway.terminate();
+}
