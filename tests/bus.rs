@@ -417,6 +417,38 @@ each_way! {
     }
 }
 
+each_way! {
+    #[tokio::test]
+    async fn who_goes_on_with_a_subscription_gets_what_is_retained_and_misses_nothing(bus: Bus) {
+        let client = client(&bus);
+        let qos = Qos::AtLeastOnce;
+        let say = |topic: &'static str, payload: &'static str, retain| client.publish(publish(topic, payload, retain));
+        let mut subscriber = client.subscribe(vec![(filter("a/+"), qos), (filter("gone"), qos)]).await.unwrap();
+        say("a/b", "1", true).await.unwrap();
+        say("a/c", "2", true).await.unwrap();
+        for expected in ["1", "2"] {
+            assert_eq!(within(subscriber.recv()).await.unwrap().payload, expected);
+        }
+        // Not taken yet: for whoever goes on, each once.
+        say("a/b", "3", true).await.unwrap();
+        say("a/b", "4", true).await.unwrap();
+        say("gone", "nobody", false).await.unwrap();
+        say("new", "5", true).await.unwrap();
+        subscriber.succeed(vec![(filter("a/+"), qos), (filter("new"), qos)]);
+        say("new", "6", false).await.unwrap();
+        let mut came = Vec::new();
+        for _ in 0..5 {
+            let delivery = within(subscriber.recv()).await.unwrap();
+            came.push((delivery.retain, String::from_utf8(delivery.payload.to_vec()).unwrap()));
+        }
+        // The lanes keep no order between topics.
+        came.sort_unstable();
+        let expected = [(false, "3"), (false, "4"), (false, "6"), (true, "2"), (true, "5")];
+        assert_eq!(came, expected.map(|(retain, payload)| (retain, payload.to_owned())));
+        assert_eq!(subscriber.leave().next(), None);
+    }
+}
+
 #[tokio::test]
 async fn a_busy_local_client_lets_other_tasks_run() {
     let bus = Bus::start(BusSettings { max_retained: 1000, direct_readers: 1 }).unwrap();

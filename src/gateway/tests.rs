@@ -1,4 +1,4 @@
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -63,14 +63,21 @@ async fn until(gateway: &Gateway, name: &str, wanted: impl Fn(&serde_json::Value
     device.stats_json()
 }
 
-async fn say(gateway: &Gateway, topic: &str) {
+fn command(topic: &str) -> Publish {
     let (topic, payload) = (TopicName::new(topic).unwrap(), Bytes::from_static(b"command"));
-    gateway.client().publish(Publish { topic, payload, qos: Qos::AtLeastOnce, retain: false }).await.unwrap();
+    Publish { topic, payload, qos: Qos::AtLeastOnce, retain: false }
+}
+
+async fn say(gateway: &Gateway, topic: &str) {
+    gateway.client().publish(command(topic)).await.unwrap();
+}
+
+fn with_head(text: &str) -> String {
+    format!("[gateway]\nname = \"g\"\n[broker]\npersistence = false\nlistener = []\n{text}")
 }
 
 async fn start(text: &str) -> Arc<Gateway> {
-    let text = format!("[gateway]\nname = \"g\"\n[broker]\npersistence = false\nlistener = []\n{text}");
-    let config = config::parse(&text, "test.toml", "/".as_ref()).unwrap().config;
+    let config = config::parse(&with_head(text), "test.toml", "/".as_ref()).unwrap().config;
     Gateway::start(config, None).await.unwrap()
 }
 
@@ -131,4 +138,74 @@ async fn a_connection_of_a_server_that_panics_loses_nothing_uncounted() {
     let device = gateway.device("s").unwrap();
     gateway.stop().await;
     assert_eq!(device.stats_json()["dropped"], serde_json::json!({ "offline": 2, "panicked": 2, "stopped": 2 }));
+}
+
+/// The next `count` lines that the device gets.
+async fn lines(link: &mut BufReader<TcpStream>, count: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for _ in 0..count {
+        let mut line = String::new();
+        timeout(PATIENCE, link.read_line(&mut line)).await.unwrap().unwrap();
+        lines.push(line.trim_end().to_owned());
+    }
+    lines
+}
+
+#[tokio::test]
+async fn a_device_that_is_restarted_leaves_its_commands_to_the_next() {
+    let [before, after] =
+        [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+    let device = |far: &TcpListener, keys: &str| {
+        let port = far.local_addr().unwrap().port();
+        format!(
+            "[device.d]\ntcp = {{ connect = \"127.0.0.1:{port}\" }}\nqueue = {{ max = 9999, while_offline = \"keep\" }}\n{keys}"
+        )
+    };
+    let rule = |topic: &str, write: &str, keys: &str| {
+        format!("[[device.d.subscribe]]\ntopic = \"{topic}\"\nwrite = \"{write}\"\n{keys}")
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gatepost.toml");
+    // After the first command there is a gap: the stop takes all the time it has.
+    let old = device(&before, "write_gap = \"1h\"\n") + &rule("both/+", "old {topic:2}", "") + &rule("old", "old", "");
+    std::fs::write(&file, with_head(&old)).unwrap();
+    let gateway = Gateway::start(config::load(&file).unwrap().config, Some(file.clone())).await.unwrap();
+    let mut link = BufReader::new(before.accept().await.unwrap().0);
+    until(&gateway, "d", |stats| stats["online"] == true).await;
+    for topic in ["both/1", "both/2", "old"] {
+        say(&gateway, topic).await;
+    }
+    until(&gateway, "d", |stats| (&stats["written"], &stats["queued"]) == (&1.into(), &2.into())).await;
+
+    let keys = rule("both/+", "new {topic:2}", "retained = \"accept\"\n") + &rule("new", "new", "");
+    std::fs::write(&file, with_head(&device(&after, &keys))).unwrap();
+    let kept = Publish { retain: true, ..command("both/kept") };
+    gateway.client().publish(kept).await.unwrap();
+    until(&gateway, "d", |stats| stats["queued"] == 3).await;
+    let reload = tokio::spawn({
+        let gateway = gateway.clone();
+        async move { gateway.reload().await.unwrap() }
+    });
+    // Its heir has the retained one too.
+    until(&gateway, "d", |stats| stats["queued"] == 4).await;
+    for topic in ["both/3", "old", "new", "both/4"] {
+        say(&gateway, topic).await;
+    }
+    let stats = until(&gateway, "d", |stats| stats["queued"] == 7).await;
+    assert_eq!((&stats["commands"], reload.is_finished()), (&8.into(), false));
+    // Many more than its lane has room for, if nobody took them.
+    for _ in 0..5000 {
+        timeout(PATIENCE, say(&gateway, "both/more")).await.expect("nobody is held up");
+    }
+    assert!(!reload.is_finished());
+    timeout(PATIENCE, reload).await.unwrap().unwrap();
+    assert_eq!(lines(&mut link, 2).await, ["old 1", ""], "one command, and the end");
+    let mut link = BufReader::new(timeout(PATIENCE, after.accept()).await.unwrap().unwrap().0);
+    let expected = ["old 2", "old", "old kept", "new kept", "new 3", "new", "new 4"];
+    assert_eq!(lines(&mut link, expected.len()).await, expected);
+    assert_eq!(lines(&mut link, 5000).await, vec!["new more"; 5000]);
+    let stats = until(&gateway, "d", |stats| stats["written"] == 5008).await;
+    let none = serde_json::json!({});
+    assert_eq!((&stats["commands"], &stats["queued"], &stats["dropped"]), (&5008.into(), &0.into(), &none));
+    timeout(PATIENCE, gateway.stop()).await.expect("it stops");
 }

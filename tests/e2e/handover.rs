@@ -91,7 +91,10 @@ struct Versions {
 impl Versions {
     fn text(&self, version: usize) -> String {
         let Versions { transports, keys } = self;
-        format!("[device.board]\n{}\nsubscribe = \"board/set\"\n{keys}\n", transports[version % 2])
+        format!(
+            "[broker]\npersistence = false\n[device.board]\n{}\nsubscribe = \"board/set\"\n{keys}\n",
+            transports[version % 2]
+        )
     }
 
     /// Goes back and forth between the two while numbers are published. Returns the gateway, when nothing waits any more,

@@ -35,11 +35,11 @@ impl Cast {
         let ledger = self.ledger(device);
         let heard = || far_end.heard.lock().unwrap().commands;
         assert!(heard() <= may_be_heard(&ledger), "{device} has heard more than was written: {ledger:?}");
-        if device == "moved" {
-            // A reload restarts it: meanwhile nobody is subscribed for it, and what it has read in part is dropped.
-            return assert!(ledger.count("commands") <= sent, "{ledger:?}");
-        }
         assert_eq!(ledger.count("commands"), sent, "{device}: {ledger:?}");
+        if device == "moved" {
+            // A reload restarts it: what it has read in part is dropped.
+            return;
+        }
         check_ends(device, &ledger, &far_end.deeds);
         if ["calm", "ruled"].contains(&device) {
             ledger.expect_nothing_dropped();
