@@ -140,6 +140,54 @@ async fn a_connection_of_a_server_that_panics_loses_nothing_uncounted() {
     assert_eq!(device.stats_json()["dropped"], serde_json::json!({ "offline": 2, "panicked": 2, "stopped": 2 }));
 }
 
+/// A gateway with one device, which a reload restarts at another address and with other rules. Its stop takes all the time
+/// that it has: after the first command there is a gap.
+struct Restart {
+    gateway: Arc<Gateway>,
+    old: BufReader<TcpStream>,
+    new: TcpListener,
+    _dir: tempfile::TempDir,
+}
+
+impl Restart {
+    /// One command is written, `both/2` and `old` wait, and the reload is still to come.
+    async fn prepare() -> Restart {
+        let listen = || async { TcpListener::bind("127.0.0.1:0").await.unwrap() };
+        let (old, new) = (listen().await, listen().await);
+        let device = |far: &TcpListener, keys: &str| {
+            let address = far.local_addr().unwrap();
+            let queue = "queue = { max = 9999, while_offline = \"keep\" }";
+            with_head(&format!("[device.d]\ntcp = {{ connect = \"{address}\" }}\n{queue}\n{keys}"))
+        };
+        let rule = |topic: &str, write: &str| {
+            format!("[[device.d.subscribe]]\ntopic = \"{topic}\"\nwrite = \"{write}\"\nretained = \"accept\"\n")
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("gatepost.toml");
+        let rules = ["write_gap = \"1h\"\n", &rule("both/+", "old {topic:2}"), &rule("old", "old")].concat();
+        std::fs::write(&file, device(&old, &rules)).unwrap();
+        let gateway = Gateway::start(config::load(&file).unwrap().config, Some(file.clone())).await.unwrap();
+        let old = BufReader::new(old.accept().await.unwrap().0);
+        until(&gateway, "d", |stats| stats["online"] == true).await;
+        for topic in ["both/1", "both/2", "old"] {
+            say(&gateway, topic).await;
+        }
+        until(&gateway, "d", |stats| (&stats["written"], &stats["queued"]) == (&1.into(), &2.into())).await;
+        std::fs::write(&file, device(&new, &[rule("both/+", "new {topic:2}"), rule("new", "new")].concat())).unwrap();
+        Restart { gateway, old, new, _dir: dir }
+    }
+
+    /// Begins it; the device has been told to stop when `kept`, which is retained, has come for the new one too.
+    async fn begin(&self) -> tokio::task::JoinHandle<Result<Summary, ReloadError>> {
+        let gateway = self.gateway.clone();
+        gateway.client().publish(Publish { retain: true, ..command("both/kept") }).await.unwrap();
+        until(&gateway, "d", |stats| stats["queued"] == 3).await;
+        let reload = tokio::spawn(async move { gateway.reload().await });
+        until(&self.gateway, "d", |stats| stats["queued"] == 4).await;
+        reload
+    }
+}
+
 /// The next `count` lines that the device gets.
 async fn lines(link: &mut BufReader<TcpStream>, count: usize) -> Vec<String> {
     let mut lines = Vec::new();
@@ -153,59 +201,40 @@ async fn lines(link: &mut BufReader<TcpStream>, count: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn a_device_that_is_restarted_leaves_its_commands_to_the_next() {
-    let [before, after] =
-        [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
-    let device = |far: &TcpListener, keys: &str| {
-        let port = far.local_addr().unwrap().port();
-        format!(
-            "[device.d]\ntcp = {{ connect = \"127.0.0.1:{port}\" }}\nqueue = {{ max = 9999, while_offline = \"keep\" }}\n{keys}"
-        )
-    };
-    let rule = |topic: &str, write: &str, keys: &str| {
-        format!("[[device.d.subscribe]]\ntopic = \"{topic}\"\nwrite = \"{write}\"\n{keys}")
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("gatepost.toml");
-    // After the first command there is a gap: the stop takes all the time it has.
-    let old = device(&before, "write_gap = \"1h\"\n") + &rule("both/+", "old {topic:2}", "") + &rule("old", "old", "");
-    std::fs::write(&file, with_head(&old)).unwrap();
-    let gateway = Gateway::start(config::load(&file).unwrap().config, Some(file.clone())).await.unwrap();
-    let mut link = BufReader::new(before.accept().await.unwrap().0);
-    until(&gateway, "d", |stats| stats["online"] == true).await;
-    for topic in ["both/1", "both/2", "old"] {
-        say(&gateway, topic).await;
-    }
-    until(&gateway, "d", |stats| (&stats["written"], &stats["queued"]) == (&1.into(), &2.into())).await;
-
-    let keys = rule("both/+", "new {topic:2}", "retained = \"accept\"\n") + &rule("new", "new", "");
-    std::fs::write(&file, with_head(&device(&after, &keys))).unwrap();
-    let kept = Publish { retain: true, ..command("both/kept") };
-    gateway.client().publish(kept).await.unwrap();
-    until(&gateway, "d", |stats| stats["queued"] == 3).await;
-    let reload = tokio::spawn({
-        let gateway = gateway.clone();
-        async move { gateway.reload().await.unwrap() }
-    });
-    // Its heir has the retained one too.
-    until(&gateway, "d", |stats| stats["queued"] == 4).await;
+    let mut restart = Restart::prepare().await;
+    let reload = restart.begin().await;
+    let gateway = &restart.gateway;
     for topic in ["both/3", "old", "new", "both/4"] {
-        say(&gateway, topic).await;
+        say(gateway, topic).await;
     }
-    let stats = until(&gateway, "d", |stats| stats["queued"] == 7).await;
-    assert_eq!((&stats["commands"], reload.is_finished()), (&8.into(), false));
     // Many more than its lane has room for, if nobody took them.
     for _ in 0..5000 {
-        timeout(PATIENCE, say(&gateway, "both/more")).await.expect("nobody is held up");
+        timeout(PATIENCE, say(gateway, "both/more")).await.expect("nobody is held up");
     }
-    assert!(!reload.is_finished());
-    timeout(PATIENCE, reload).await.unwrap().unwrap();
-    assert_eq!(lines(&mut link, 2).await, ["old 1", ""], "one command, and the end");
-    let mut link = BufReader::new(timeout(PATIENCE, after.accept()).await.unwrap().unwrap().0);
+    let stats = until(gateway, "d", |stats| stats["queued"] == 5007).await;
+    assert_eq!((&stats["commands"], reload.is_finished()), (&5008.into(), false));
+    timeout(PATIENCE, reload).await.unwrap().unwrap().unwrap();
+
+    assert_eq!(lines(&mut restart.old, 2).await, ["old 1", ""], "one command, and the end");
+    let mut link = BufReader::new(timeout(PATIENCE, restart.new.accept()).await.unwrap().unwrap().0);
     let expected = ["old 2", "old", "old kept", "new kept", "new 3", "new", "new 4"];
     assert_eq!(lines(&mut link, expected.len()).await, expected);
     assert_eq!(lines(&mut link, 5000).await, vec!["new more"; 5000]);
-    let stats = until(&gateway, "d", |stats| stats["written"] == 5008).await;
+    let stats = until(gateway, "d", |stats| stats["written"] == 5008).await;
     let none = serde_json::json!({});
     assert_eq!((&stats["commands"], &stats["queued"], &stats["dropped"]), (&5008.into(), &0.into(), &none));
     timeout(PATIENCE, gateway.stop()).await.expect("it stops");
+}
+
+#[tokio::test]
+async fn a_stop_amid_a_restart_counts_what_nobody_writes_any_more() {
+    let restart = Restart::prepare().await;
+    let reload = restart.begin().await;
+    timeout(PATIENCE, restart.gateway.stop()).await.expect("it stops");
+    timeout(PATIENCE, reload).await.unwrap().unwrap().unwrap();
+    let stats = restart.gateway.device("d").unwrap().stats_json();
+    let dropped = stats["dropped"]["stopped"].as_u64().unwrap();
+    // The new one may just have had the time to connect.
+    assert_eq!((&stats["commands"], stats["written"].as_u64().unwrap() + dropped), (&5.into(), 5), "{stats:#}");
+    assert_eq!(stats["queued"], 0);
 }
