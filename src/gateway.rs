@@ -191,17 +191,28 @@ impl Gateway {
     }
 
     async fn apply_file(&self, state: &mut State) -> Result<Summary, ReloadError> {
+        let (change, summary) = tokio::select! {
+            biased;
+            // A disk that hangs, or a name that nobody resolves, must not keep the gateway from stopping.
+            () = self.stopping.cancelled() => return Err(ReloadError::Stopping),
+            prepared = self.prepare(&state.config) => prepared?,
+        };
+        self.apply(state, change).await;
+        Ok(summary)
+    }
+
+    /// Reads the configuration again and does all that can fail of taking it over, in place of `old`.
+    async fn prepare(&self, old: &Config) -> Result<(Change, Summary), ReloadError> {
         let file = self.file.clone();
         let read = spawn_blocking(move || read(file)).await;
         let Loaded { config, warnings, .. } = read.unwrap_or(Err(ReloadError::Stopping))?;
-        let diff = Diff::between(&state.config, &config);
-        let config = reload::in_force(&state.config, config);
+        let diff = Diff::between(old, &config);
+        let config = reload::in_force(old, config);
         let mut change = self.change(config, diff)?;
         // The last that can fail: until it is applied the broker keeps new sockets open for it.
         change.broker = Some(self.broker.prepare(&change.config.broker).await.map_err(ReloadError::Broker)?);
-        let summary = change.diff.summary(&state.config, &change.config, warnings);
-        self.apply(state, change).await;
-        Ok(summary)
+        let summary = change.diff.summary(old, &change.config, warnings);
+        Ok((change, summary))
     }
 
     /// Makes the devices that `diff` starts; the broker's part is still to come.

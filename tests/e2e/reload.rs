@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::common::{DEADLINE, Gateway, LISTENER, Mqtt, Port, wait_until};
@@ -227,6 +229,24 @@ fn a_wrong_file_changes_nothing_and_says_why() {
     mqtt.expect("a", "and here");
     assert_eq!(mqtt.next_message(Duration::ZERO), None, "never offline");
     gateway.terminate();
+}
+
+#[test]
+fn a_file_that_does_not_answer_keeps_no_gateway_from_stopping() {
+    let mut gateway = Gateway::start("");
+    let file = gateway.dir().join("gatepost.toml");
+    std::fs::remove_file(&file).unwrap();
+    rustix::fs::mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    gateway.process().signal(Signal::HUP);
+    // Nothing is ever written: as a file on a disk that hangs.
+    let mut writer = None;
+    wait_until("the reload reads the file", || {
+        writer = rustix::fs::open(&file, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok();
+        writer.is_some()
+    });
+    assert_eq!(gateway.status()["devices"], serde_json::json!([]), "all else goes on");
+    let log = gateway.terminate();
+    assert!(log.iter().any(|line| line.contains("not reloaded")), "{log:#?}");
 }
 
 #[test]
