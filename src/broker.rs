@@ -119,7 +119,7 @@ pub struct AccessErrors(pub Vec<FileError>);
 
 impl std::fmt::Display for AccessErrors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let lines: Vec<String> = self.0.iter().map(FileError::to_string).collect();
+        let lines: Vec<String> = self.0.iter().map(|error| format!("error: {error}")).collect();
         f.write_str(&lines.join("\n"))
     }
 }

@@ -52,7 +52,10 @@ impl Failure {
 
     /// Says why on stderr.
     pub(super) fn report(&self) -> ExitCode {
-        eprintln!("error: {}", self.message);
+        // What a reload finds is said in the way of `gatepost check`, which has the word already.
+        let lead = if self.message.starts_with("error: ") { "" } else { "error: " };
+        // The exit code tells it where nobody can read.
+        let _ = writeln!(io::stderr(), "{lead}{}", self.message);
         ExitCode::from(self.exit)
     }
 }

@@ -1,5 +1,6 @@
 //! `gatepost release` and `gatepost acquire`: hand a device over and take it back.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ pub fn release(args: ReleaseArgs) -> ExitCode {
     match args.socket.ask(&request, RELEASE_TIME) {
         Ok(_) => {
             let span = args.span.map(|span| format!("for {}, or ", humantime::format_duration(span)));
-            println!("{} is released {}until `gatepost acquire`", args.device, span.unwrap_or_default());
+            say(&format!("{} is released {}until `gatepost acquire`", args.device, span.unwrap_or_default()));
             ExitCode::SUCCESS
         }
         Err(failure) => failure.report(),
@@ -62,9 +63,14 @@ pub fn release(args: ReleaseArgs) -> ExitCode {
 /// Runs `acquire`.
 pub fn acquire(args: AcquireArgs) -> ExitCode {
     match args.socket.ask(&Request::Acquire { device: args.device.clone() }, ANSWER_TIME) {
-        Ok(answer) if answer["acquired"] == true => println!("{} is taken back", args.device),
-        Ok(_) => println!("{} was not released", args.device),
+        Ok(answer) if answer["acquired"] == true => say(&format!("{} is taken back", args.device)),
+        Ok(_) => say(&format!("{} was not released", args.device)),
         Err(failure) => return failure.report(),
     }
     ExitCode::SUCCESS
+}
+
+/// Who closed the pipe still learns from the exit code that it was done.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }

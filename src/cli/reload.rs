@@ -1,7 +1,10 @@
 //! `gatepost reload`.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
+
+use serde_json::Value;
 
 use super::client::Socket;
 use crate::control::protocol::Request;
@@ -24,6 +27,16 @@ pub struct Args {
     socket: Socket,
 }
 
+/// What the gateway says, or that there was nothing to say. It cannot tell whether files have changed.
+fn said(answer: &Value) -> &str {
+    let is_empty = |list: &str| answer[list].as_array().is_some_and(Vec::is_empty);
+    if is_empty("changes") && is_empty("needs_restart") {
+        return "nothing has changed in the configuration; the files that it names (users, rights, certificates) were \
+                read again";
+    }
+    answer["summary"].as_str().unwrap_or_default()
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
     match args.socket.ask(&Request::Reload, RELOAD_TIME) {
@@ -31,7 +44,8 @@ pub fn run(args: Args) -> ExitCode {
             for warning in answer["warnings"].as_array().into_iter().flatten() {
                 eprintln!("{}", warning.as_str().unwrap_or_default());
             }
-            println!("{}", answer["summary"].as_str().unwrap_or_default());
+            // Who closed the pipe still learns from the exit code that it was done.
+            let _ = writeln!(std::io::stdout(), "{}", said(&answer));
             ExitCode::SUCCESS
         }
         Err(failure) => failure.report(),

@@ -282,11 +282,12 @@ fn reload_answers_with_what_changed_or_with_78() {
     let file = gateway.dir().join("gatepost.toml");
     let config = std::fs::read_to_string(&file).unwrap();
     let (code, text, error) = run(&mut gateway.command("reload", &[]));
-    assert!(code == 0 && text.contains("nothing"), "{code} {text} {error}");
+    assert!(code == 0 && text.contains("nothing") && text.contains("users"), "{code} {text} {error}");
     std::fs::write(&file, config.replace("baud = 115200", "bawd = 1")).unwrap();
     let (code, _, error) = run(&mut gateway.command("reload", &[]));
     assert_eq!(code, 78, "{error}");
     assert!(error.contains("gatepost.toml:") && error.contains("bawd"), "{error}");
+    assert!(error.starts_with("error: ") && !error.contains("error: error"), "{error}");
     assert_eq!(gateway.device_status("board")["state"], "online");
     assert_eq!(run(&mut gateway.command("release", &["board"])).0, 0);
     std::fs::write(&file, config.replace("baud = 115200", "baud = 9600")).unwrap();
@@ -295,6 +296,20 @@ fn reload_answers_with_what_changed_or_with_78() {
     wait_for_state(&gateway, "board", "released");
     assert_eq!(run(&mut gateway.command("acquire", &["board"])).0, 0);
     wait_for_state(&gateway, "board", "online");
+}
+
+#[test]
+fn what_nobody_reads_changes_no_exit_code() {
+    let (gateway, _port) = board();
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    for command in [&["reload"][..], &["release", "board"], &["acquire", "board"], &["acquire", "board"]] {
+        let mut started = gateway.command(command[0], &command[1..]);
+        let status = started.stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(0), "{command:?}");
+    }
+    let none = gateway.dir().join("none.sock");
+    let mut absent = gatepost(&["reload", "--socket", none.to_str().unwrap()]);
+    assert_eq!(absent.stderr(full()).status().unwrap().code(), Some(69));
 }
 
 #[test]
