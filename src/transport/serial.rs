@@ -94,7 +94,14 @@ impl Drop for Attempt {
 fn open_blocking(config: &Serial) -> Result<Opened, SerialError> {
     let path = find(&config.port, ports::list)?;
     let probe = probe(&path, config.hangup).map_err(|errno| SerialError::of_opening(&path, errno))?;
-    let mut stream = open_stream(config, &path)?;
+    let mut stream = match open_stream(config, &path) {
+        Ok(stream) => stream,
+        Err(error) => {
+            // Or it would be counted among those who have the port.
+            drop(probe);
+            return Err(refused(&path, error));
+        }
+    };
     if rustix::fs::fstat(&probe).is_ok_and(|stat| is_pty(stat.st_rdev)) {
         // It would keep TIOCEXCL for as long as its other end is open, whoever closes it or dies here. A lock is enough.
         let _ = ioctl_tiocnxcl(&probe);
@@ -148,23 +155,25 @@ fn probe(path: &Path, hangup: bool) -> Result<OwnedFd, Errno> {
     Ok(probe)
 }
 
-fn open_stream(config: &Serial, path: &Path) -> Result<SerialStream, SerialError> {
-    let place = || path.display().to_string();
-    let Some(name) = path.to_str() else {
-        let source = io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8");
-        return Err(SerialError::Io { place: place(), source });
-    };
+fn open_stream(config: &Serial, path: &Path) -> tokio_serial::Result<SerialStream> {
+    let not_utf8 = || tokio_serial::Error::new(ErrorKind::Io(io::ErrorKind::InvalidInput), "the path is not UTF-8");
+    let name = path.to_str().ok_or_else(not_utf8)?;
     let builder = tokio_serial::new(name, config.baud)
         .data_bits(data_bits(config.data_bits))
         .parity(parity(config.parity))
         .stop_bits(if config.stop_bits == 2 { tokio_serial::StopBits::Two } else { tokio_serial::StopBits::One })
         .flow_control(flow_control(config.flow_control))
         .exclusive(config.exclusive);
-    SerialStream::open(&builder).map_err(|error| match error.kind() {
-        // It could be opened a moment ago, so another has it locked.
+    SerialStream::open(&builder)
+}
+
+/// Why a port that could be opened a moment ago cannot be had.
+fn refused(path: &Path, error: tokio_serial::Error) -> SerialError {
+    match error.kind() {
+        // Another has it locked.
         ErrorKind::NoDevice => SerialError::busy(path),
-        _ => SerialError::Io { place: place(), source: error.into() },
-    })
+        _ => SerialError::Io { place: path.display().to_string(), source: error.into() },
+    }
 }
 
 fn data_bits(bits: u8) -> tokio_serial::DataBits {

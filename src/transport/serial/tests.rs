@@ -136,6 +136,19 @@ async fn what_came_before_opening_is_flushed() {
 }
 
 #[tokio::test]
+async fn who_is_refused_is_not_named_among_those_who_have_the_port() {
+    let (_far, near) = pty();
+    let mut other = std::process::Command::new("flock");
+    other.args(["--no-fork".as_ref(), near.as_os_str()]).args(["sh", "-c", "echo locked; exec sleep 1000"]);
+    let mut other = other.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    other.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let error = error_of(&at(&near)).await;
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert!(error.contains(&format!("(pid {})", other.id())) && !error.contains("this "), "{error}");
+}
+
+#[tokio::test]
 async fn an_exclusive_port_says_who_has_it() {
     let (_far, near) = pty();
     let first = open(&at(&near)).await.unwrap();
