@@ -151,6 +151,20 @@ fn check_prints_toml() {
 }
 
 #[test]
+fn a_drop_in_that_is_not_there_is_told_from_a_file_that_was_named() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("conf.d")).unwrap();
+    let main = directory.path().join("gatepost.toml");
+    fs::write(&main, "").unwrap();
+    std::os::unix::fs::symlink("nowhere", directory.path().join("conf.d/10.toml")).unwrap();
+    let text = config::load(&main).unwrap_err().to_string();
+    assert!(text.contains("conf.d/10.toml") && text.contains("a link to nothing"), "{text}");
+    assert!(!text.contains("-c FILE"), "{text}");
+    fs::remove_file(main.clone()).unwrap();
+    assert!(config::load(&main).unwrap_err().to_string().contains("-c FILE"));
+}
+
+#[test]
 fn drop_ins_are_merged_in_the_order_of_their_names() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {

@@ -9,6 +9,9 @@ use super::source::{self, Excerpt, Source};
 /// Most bytes of one file.
 const MAX_BYTES: u64 = 1024 * 1024;
 
+const NOT_THERE: &str = "name the file with -c FILE";
+const NOT_THERE_NOW: &str = "it is a link to nothing (remove it), or was removed just now (try again)";
+
 /// Reads `path`, then `conf.d/*.toml` beside it in the order of their names.
 pub(super) fn read(path: &Path) -> Result<(Vec<Source>, Vec<PathBuf>), ConfigErrors> {
     let directory = path.parent().unwrap_or(Path::new("")).join("conf.d");
@@ -16,11 +19,11 @@ pub(super) fn read(path: &Path) -> Result<(Vec<Source>, Vec<PathBuf>), ConfigErr
     let mut errors = Vec::new();
     match drop_ins(&directory) {
         Ok(found) => files.extend(found),
-        Err(error) => errors.push(unreadable(&directory, &error)),
+        Err(error) => errors.push(unreadable(&directory, &error, NOT_THERE_NOW)),
     }
     let mut sources = Vec::new();
-    for file in &files {
-        match read_one(file) {
+    for (number, file) in files.iter().enumerate() {
+        match read_one(file, if number == 0 { NOT_THERE } else { NOT_THERE_NOW }) {
             Ok(source) => sources.push(source),
             Err(error) => errors.push(*error),
         }
@@ -48,11 +51,13 @@ fn drop_ins(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn read_one(path: &Path) -> Result<Source, Box<Diagnostic>> {
-    let bytes = source::read_bounded(path, MAX_BYTES).map_err(|error| Box::new(unreadable(path, &error)))?;
+/// `missing`: what to do if there is no such file.
+fn read_one(path: &Path, missing: &str) -> Result<Source, Box<Diagnostic>> {
+    let unreadable = |error| Box::new(unreadable(path, &error, missing));
+    let bytes = source::read_bounded(path, MAX_BYTES).map_err(unreadable)?;
     let parent = path.parent().unwrap_or(Path::new(""));
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let base = std::path::absolute(parent).map_err(|error| Box::new(unreadable(path, &error)))?;
+    let base = std::path::absolute(parent).map_err(unreadable)?;
     let name = path.display().to_string();
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Source::new(name, base, text)),
@@ -74,9 +79,9 @@ fn not_utf8(name: String, base: PathBuf, error: &std::string::FromUtf8Error) -> 
     )
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
+fn unreadable(path: &Path, error: &io::Error, missing: &str) -> Diagnostic {
     let hint = match error.kind() {
-        io::ErrorKind::NotFound => Some("name the file with -c FILE".to_owned()),
+        io::ErrorKind::NotFound => Some(missing.to_owned()),
         io::ErrorKind::PermissionDenied => Some("the user that gatepost runs as must be allowed to read it".to_owned()),
         _ => None,
     };
