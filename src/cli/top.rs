@@ -55,6 +55,12 @@ pub fn run(args: Args) -> ExitCode {
         eprintln!("error: this needs a terminal\nhint: `gatepost status` prints the same once");
         return ExitCode::from(exit::FAILURE);
     }
+    if std::env::var_os("TERM").is_some_and(|kind| kind == "dumb") {
+        eprintln!(
+            "error: this terminal cannot move its cursor (TERM=dumb)\nhint: `gatepost status` prints the same once"
+        );
+        return ExitCode::from(exit::FAILURE);
+    }
     let mut link = Link { socket: args.socket, client: None };
     // Without a gateway the terminal stays as it is.
     let first = match link.look() {
