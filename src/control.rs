@@ -144,7 +144,10 @@ async fn serve(socket: ServerSocket, gateway: Arc<Gateway>, stop: CancellationTo
 /// Says so if the kernel has room for it, and closes.
 fn refuse(stream: Stream) {
     if let Stream::Unix(stream) = stream {
-        let message = format!("the control socket has {MAX_CONNECTIONS} connections already");
+        let message = format!(
+            "the control socket has {MAX_CONNECTIONS} connections already\nhint: end a `gatepost monitor`, a `gatepost \
+             top` or a program of your own that has one open"
+        );
         let line = connection::encode(&Answer::error(Code::Unavailable, message));
         // Past the runtime, which would first have to learn that the socket can be written to; it does not block.
         let _ = stream.into_std().and_then(|mut stream| stream.write_all(&line));

@@ -181,7 +181,9 @@ impl Client {
 fn lost(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            Failure { is_late: true, ..Failure::unavailable("the gateway has not answered in time") }
+            let message = "the gateway is there, but has not answered in time\nhint: `journalctl -u gatepost -e` shows \
+                           what it does; `sudo systemctl restart gatepost` starts it afresh";
+            Failure { is_late: true, ..Failure::unavailable(message) }
         }
         _ => Failure::unavailable(format!("the gateway is gone: {error}")),
     }
@@ -201,6 +203,17 @@ mod tests {
         assert!(failure.message.contains("gatepost run") && failure.message.contains("--socket"), "{failure:?}");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert_eq!(socket.connect().unwrap_err(), failure, "a socket of the dead is as good as none");
+    }
+
+    #[test]
+    fn a_gateway_that_hangs_is_told_from_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        // Connections wait there, and nobody takes them.
+        let _hung = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let failure = Socket { path: Some(path) }.ask(&Request::Status, Duration::from_millis(10)).unwrap_err();
+        assert!(failure.is_late && failure.exit == 69, "{failure:?}");
+        assert!(failure.message.contains("hint: "), "{failure:?}");
     }
 
     #[test]

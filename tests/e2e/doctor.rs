@@ -376,4 +376,5 @@ fn a_device_that_says_nothing_is_told() {
     let (code, text) = run(gatepost(&["doctor", "--probe", port.path(), "--seconds", "1"]));
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("said nothing for 1s"), "{text}");
+    assert!(text.contains(&format!("--probe {} --seconds 60", port.path())), "{text}");
 }

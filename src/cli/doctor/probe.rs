@@ -87,7 +87,10 @@ fn judge(target: &Target<'_>, samples: &[(u32, Heard)], time: Duration) -> Findi
         _ if samples.iter().all(|(_, heard)| heard.bytes.is_empty()) => {
             Finding::warning(subject, format!("{place} said nothing for {time:?}: its speed is not known"))
                 .why("It speaks seldom or only when asked, its wires RX and TX are swapped, or it has no power.")
-                .fix("gatepost doctor --probe PORT --seconds 60    # listens longer; make the device say something")
+                .fix(format!(
+                    "gatepost doctor --probe {} --seconds 60    # listens longer; make the device say something",
+                    target.port
+                ))
         }
         _ => noise(target, samples),
     }
