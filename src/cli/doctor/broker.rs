@@ -44,27 +44,34 @@ pub fn examine(machine: &Machine, settings: &config::Broker, config_file: &Path)
             }
         }
     }
-    findings.extend(reach(&addresses, &sockets::own_addresses(machine), config_file));
+    findings.extend(reach(&addresses, &sockets::own_addresses(machine), settings, config_file));
     findings
 }
 
 /// Only this machine reaches the broker, though it stands in a network.
-fn reach(listeners: &[SocketAddr], own: &[IpAddr], config_file: &Path) -> Option<Finding> {
+fn reach(listeners: &[SocketAddr], own: &[IpAddr], settings: &config::Broker, config_file: &Path) -> Option<Finding> {
     let first = listeners.first().filter(|_| listeners.iter().all(|address| address.ip().is_loopback()))?;
     let own = own.first()?;
     let port = if first.port() == 0 { 1883 } else { first.port() };
-    let toml = format!("[broker]\npassword_file = \"passwd\"\n\n[[broker.listener]]\naddress = \"0.0.0.0:{port}\"");
-    let passwd = config_file.with_file_name("passwd");
-    Some(
-        Finding::warning("broker", format!("only this machine reaches the broker: it listens on {first} alone"))
-            .why(format!(
-                "Other machines that connect to {own}:{port} are refused. If they are meant to, write this into {} \
-                 and give each a user:",
-                config_file.display()
-            ))
-            .fix(toml)
-            .fix(format!("sudo gatepost passwd {} USER", passwd.display())),
+    let finding = Finding::warning(
+        "broker",
+        format!("only this machine reaches the broker: it listens on {first} alone"),
     )
+    .why(format!(
+        "Other machines that connect to {own}:{port} are refused. If they are meant to, write this into {} and give \
+             each a user:",
+        config_file.display()
+    ));
+    let users = if settings.password_file.is_none() { "[broker]\npassword_file = \"passwd\"\n\n" } else { "" };
+    let listener = format!("{users}[[broker.listener]]\naddress = \"0.0.0.0:{port}\"");
+    // Only of the listeners that nobody has configured one is optional, and they go as soon as there is another.
+    let finding = if settings.listeners.iter().any(|listener| listener.optional) {
+        finding.fix(listener)
+    } else {
+        finding.fix(format!("{listener}    # in place of the one on {first}, without allow_anonymous = true"))
+    };
+    let passwd = settings.password_file.clone().unwrap_or_else(|| config_file.with_file_name("passwd"));
+    Some(finding.fix(format!("sudo gatepost passwd {} USER", passwd.display())))
 }
 
 fn listener_at(machine: &Machine, listener: &Listener, address: SocketAddr) -> Option<Finding> {
@@ -243,14 +250,34 @@ mod tests {
         let loopback: Vec<SocketAddr> = vec!["127.0.0.1:1883".parse().unwrap(), "[::1]:1883".parse().unwrap()];
         let own: Vec<IpAddr> = vec!["192.168.1.7".parse().unwrap()];
         let file = Path::new("/etc/gatepost/gatepost.toml");
-        let finding = reach(&loopback, &own, file).unwrap();
+        let read = |text: &str| crate::config::parse(text, "t", Path::new("/")).map(|loaded| loaded.config.broker);
+        let default = read("").unwrap();
+        let finding = reach(&loopback, &own, &default, file).unwrap();
         assert!(finding.why.contains("192.168.1.7:1883"), "{finding:?}");
-        let loaded = crate::config::parse(finding.fix[0].split("password_file").next().unwrap(), "t", Path::new("/"));
-        assert!(loaded.is_ok());
+        assert!(read(&finding.fix[0].replace("password_file", "# ")).is_ok(), "{finding:?}");
         assert!(finding.fix[1].contains("/etc/gatepost/passwd"));
-        assert_eq!(reach(&loopback, &[], file), None);
-        assert_eq!(reach(&[], &own, file), None);
-        assert_eq!(reach(&["0.0.0.0:1883".parse().unwrap()], &own, file), None);
+        assert_eq!(reach(&loopback, &[], &default, file), None);
+        assert_eq!(reach(&[], &own, &default, file), None);
+        assert_eq!(reach(&["0.0.0.0:1883".parse().unwrap()], &own, &default, file), None);
+    }
+
+    #[test]
+    fn a_listener_that_was_configured_is_to_be_replaced() {
+        let own: Vec<IpAddr> = vec!["192.168.1.7".parse().unwrap()];
+        let text = "[[broker.listener]]\naddress = \"127.0.0.1:1884\"\n";
+        let mut settings = crate::config::parse(text, "t", Path::new("/")).unwrap().config.broker;
+        let reach = |settings: &config::Broker| {
+            reach(&["127.0.0.1:1884".parse().unwrap()], &own, settings, Path::new("/etc/g.toml"))
+        };
+        let finding = reach(&settings).unwrap();
+        // Beside the old one it would be refused: only one can listen on an address.
+        assert!(
+            finding.fix[0].ends_with("    # in place of the one on 127.0.0.1:1884, without allow_anonymous = true")
+        );
+        assert!(finding.fix[0].contains("password_file"), "{finding:?}");
+        settings.password_file = Some("/etc/users".into());
+        let finding = reach(&settings).unwrap();
+        assert!(!finding.fix[0].contains("password_file") && finding.fix[1].contains(" /etc/users "), "{finding:?}");
     }
 
     /// A listener that answers with `bytes`.
