@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config;
 use crate::log_limit::LogLimit;
-use auth::{Auth, FileError};
+use auth::{Auth, FileError, Rules};
 use bus::{Bus, BusError, BusSettings};
 use figures::Figures;
 use limits::Limits;
@@ -181,8 +182,7 @@ struct Shared {
 impl Broker {
     /// Starts the bus and binds every listener. Call it once in a process: the router's thread cannot be stopped.
     pub async fn start(settings: &config::Broker) -> Result<Broker, StartError> {
-        let files = auth_files(settings);
-        let auth = Auth::new(files.load()?);
+        let auth = Auth::new(rules(settings).await?);
         let all: Vec<usize> = (0..settings.listeners.len()).collect();
         let mut doors = reload::bind(&settings.listeners, &all).await?;
         let (store, restored) = restore::open(settings.database.clone()).await;
@@ -296,6 +296,13 @@ const CLOSE_TIME: Duration = Duration::from_millis(700);
 /// What is wrong with `password_file` and `acl_file`, as [`Broker::start`] would find. Blocks.
 pub fn access_errors(settings: &config::Broker) -> impl Iterator<Item = FileError> + use<> {
     auth_files(settings).errors()
+}
+
+/// Reads `password_file` and `acl_file`; not on the runtime's thread, as a disk may take its time.
+async fn rules(settings: &config::Broker) -> Result<Rules, StartError> {
+    let files = auth_files(settings);
+    let read = spawn_blocking(move || files.load()).await;
+    Ok(read.map_err(|_| StartError::Bus(BusError::Stopped))??)
 }
 
 fn auth_files(settings: &config::Broker) -> auth::Files {

@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
-use tokio::task::spawn_blocking;
 
 use super::auth::Rules;
 use super::listener::{Door, is_only_v6, tls_of};
 use super::stream::Peer;
 use super::tls::Tls;
-use super::{Broker, StartError, auth_files};
+use super::{Broker, StartError};
 use crate::config::{self, Listener};
 
 /// What becomes of the listeners; numbers count those of the old and of the new configuration.
@@ -67,9 +66,7 @@ impl Broker {
     /// # Errors
     /// As [`Broker::start`]. All is as it was before.
     pub async fn prepare(&self, settings: &config::Broker) -> Result<Prepared, StartError> {
-        let files = auth_files(settings);
-        let rules =
-            spawn_blocking(move || files.load()).await.map_err(|_| StartError::Bus(super::BusError::Stopped))??;
+        let rules = super::rules(settings).await?;
         let mut doors = self.doors.clone().lock_owned().await;
         let old: Vec<Listener> = doors.iter().map(|door| door.settings().clone()).collect();
         let changes = compare(&old, &settings.listeners);

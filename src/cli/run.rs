@@ -68,12 +68,9 @@ pub fn run(args: Args) -> ExitCode {
 async fn serve(config: Config, file: Option<PathBuf>) -> anyhow::Result<u8> {
     let mut signals = Signals::new().context("signals could not be taken over")?;
     let socket = config.gateway.control.clone();
-    let gateway = match Gateway::start(config, file).await {
+    let gateway = match start(config, file, &mut signals).await {
         Ok(gateway) => gateway,
-        Err(error) => {
-            tracing::error!("{error}");
-            return Ok(if error.is_config() { exit::CONFIG } else { exit::OS_ERROR });
-        }
+        Err(code) => return Ok(code),
     };
     let control = control(&gateway, socket.as_deref());
     tracing::info!(devices = gateway.devices().len(), version = env!("CARGO_PKG_VERSION"), "gatepost is ready");
@@ -104,6 +101,21 @@ async fn serve(config: Config, file: Option<PathBuf>) -> anyhow::Result<u8> {
     gateway.stop().await;
     tracing::info!("stopped");
     Ok(exit::OK)
+}
+
+/// The gateway, or the exit code without one.
+async fn start(config: Config, file: Option<PathBuf>, signals: &mut Signals) -> Result<Arc<Gateway>, u8> {
+    tokio::select! {
+        started = Gateway::start(config, file) => started.map_err(|error| {
+            tracing::error!("{error}");
+            if error.is_config() { exit::CONFIG } else { exit::OS_ERROR }
+        }),
+        // It may wait for a disk or a name server.
+        () = signals.stop() => {
+            tracing::info!("stopped before it was ready");
+            Err(exit::OK)
+        }
+    }
 }
 
 /// The control socket; a gateway works without it, too.

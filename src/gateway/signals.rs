@@ -35,13 +35,24 @@ impl Signals {
         })
     }
 
+    /// Resolves when SIGTERM or SIGINT asks for the end; what else is asked for waits for [`Signals::next`]. Cancel safe.
+    pub async fn stop(&mut self) {
+        stop(&mut self.terminate, &mut self.interrupt).await;
+    }
+
     /// The next request. Cancel safe.
     pub async fn next(&mut self) -> Request {
         tokio::select! {
-            _ = self.terminate.recv() => Request::Stop,
-            _ = self.interrupt.recv() => Request::Stop,
+            () = stop(&mut self.terminate, &mut self.interrupt) => Request::Stop,
             _ = self.hangup.recv() => Request::Reload,
             _ = self.user1.recv() => Request::LogStats,
         }
+    }
+}
+
+async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }

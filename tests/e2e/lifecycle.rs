@@ -5,11 +5,13 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::common::{Gateway, Ledger, Mqtt, Port, RawSubscriber, gatepost, wait_until};
+use crate::common::{Gateway, LISTENER, Ledger, Mqtt, Port, RawSubscriber, gatepost, wait_until};
 
 fn run(command: &mut Command) -> (i32, String) {
     let output = command.output().unwrap();
@@ -56,6 +58,23 @@ fn a_config_that_is_not_there_exits_78() {
     let (code, text) = run(&mut gatepost(&["run", "-c", "/nowhere/gatepost.toml"]));
     assert_eq!(code, 78, "{text}");
     assert!(text.contains("/nowhere/gatepost.toml"), "{text}");
+}
+
+#[test]
+fn a_start_that_waits_for_a_file_can_be_stopped() {
+    let dir = TempDir::new().unwrap();
+    let users = dir.path().join("users");
+    rustix::fs::mknodat(CWD, &users, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let config = format!("[broker]\npassword_file = \"users\"\n{LISTENER}");
+    let mut process = Gateway::spawn(dir.path(), &config);
+    // Nothing is ever written: as a file on a disk that hangs.
+    let mut writer = None;
+    wait_until("it reads the file", || {
+        writer = rustix::fs::open(&users, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok();
+        writer.is_some()
+    });
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait(Duration::from_secs(5)).code(), Some(0), "{:#?}", process.lines());
 }
 
 #[test]
