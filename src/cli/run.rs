@@ -112,7 +112,7 @@ async fn start(config: Config, file: Option<PathBuf>, signals: &mut Signals) -> 
         }),
         // It may wait for a disk or a name server.
         () = signals.stop() => {
-            tracing::info!("stopped before it was ready");
+            tracing::warn!("stopped before it was ready");
             Err(exit::OK)
         }
     }
