@@ -183,7 +183,7 @@ mod tests {
         drop(probe);
         let after = tcgetattr(&kept).unwrap();
         assert_eq!((after.input_modes, after.local_modes), (before.input_modes, before.local_modes));
-        eventually(|| Probe::open(&near), Result::is_ok);
+        eventually(|| Probe::open(&near), Result::is_ok).unwrap();
         drop(kept);
         drop(writer);
     }

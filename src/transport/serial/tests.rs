@@ -157,7 +157,7 @@ async fn an_exclusive_port_says_who_has_it() {
     assert!(error.contains("it is in use by this ") && error.contains(&own), "{error}");
     assert!(error_of(&Serial { exclusive: false, ..at(&near) }).await.contains("in use"));
     drop(first);
-    eventually(|| open_blocking(&at(&near)).map(drop), Result::is_ok);
+    eventually(|| open_blocking(&at(&near)).map(drop), Result::is_ok).unwrap();
 }
 
 #[tokio::test]
