@@ -1,6 +1,6 @@
 //! A child process whose output is read line by line as it comes.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -92,11 +92,13 @@ impl Process {
         self.output.lines.lock().unwrap().lines.clone()
     }
 
-    /// One line to its standard input.
+    /// One line to its standard input. One that has ended already takes no more: what it said tells why.
     pub fn send(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("standard input is closed");
-        stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
-        stdin.flush().unwrap();
+        match stdin.write_all(format!("{line}\n").as_bytes()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            sent => sent.unwrap(),
+        }
     }
 
     /// End of its standard input.

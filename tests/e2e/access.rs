@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::TempDir;
 
-use crate::common::{Gateway, Process, gatepost, program, python};
+use crate::common::{DEADLINE, Gateway, Process, gatepost, program, python};
 
 const BROKER: &str = "\
 [broker]
@@ -74,6 +74,11 @@ fn passwd_writes_a_file_that_only_its_owner_reads() {
         let (code, said) = passwd(dir.path(), user, password);
         assert!(code == 1 && said.starts_with("error: "), "{user:?}: {said}");
     }
+    // Who is refused for the name may have ended before the password comes.
+    let mut refused = Process::spawn(gatepost(&["passwd", "--batch", path, ""]));
+    refused.wait(DEADLINE);
+    refused.send("late");
+    assert_eq!(refused.finish().0, 1);
     // Asked twice, also through a pipe.
     for (again, expected) in [("secret", 0), ("sacred", 1)] {
         let mut process = Process::spawn(gatepost(&["passwd", path, "dan"]));
