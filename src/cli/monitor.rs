@@ -26,7 +26,7 @@ Examples:
   gatepost monitor arduino
   gatepost monitor meter --hex
 
-Exit codes: 0 the device was removed or the gateway stopped; 1 no such device; 69 no gateway runs.")]
+Exit codes: 0 the device was removed or restarted, or the gateway stopped; 1 no such device; 69 no gateway runs.")]
 pub struct Args {
     /// The device, by its name in the configuration
     device: String,

@@ -197,9 +197,7 @@ impl Watcher {
             self.view.news.notified().await;
         }
     }
-}
 
-impl Watcher {
     /// The next event, if there is one already.
     pub fn try_next(&mut self) -> Option<Arc<Event>> {
         self.view.waiting.lock().pop()
