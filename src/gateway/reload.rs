@@ -1,5 +1,6 @@
 //! What a reload changes: a pure comparison of two validated configurations, and what is said of it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::broker::reload::{ListenerChanges, compare};
@@ -153,25 +154,27 @@ impl Summary {
     /// Says it to the log.
     pub(super) fn log(&self) {
         self.warnings.iter().for_each(log_diagnostic);
-        if self.changes.is_empty() {
-            tracing::info!("configuration reloaded: nothing has changed but perhaps the files that it names");
-        } else {
-            tracing::info!("configuration reloaded: {}", self.changes.join(", "));
-        }
+        tracing::info!("configuration reloaded: {}", self.done());
         if !self.needs_restart.is_empty() {
             let keys = self.needs_restart.join(", ");
             tracing::warn!(keys, "cannot change while the gateway runs and stay as they are; hint: restart it");
         }
+    }
+
+    /// The changes, or that there are none. Whether the files have changed is not known here.
+    fn done(&self) -> Cow<'static, str> {
+        if self.changes.is_empty() {
+            return "nothing has changed; the files that the configuration names (users, rights, certificates) were read again"
+                .into();
+        }
+        self.changes.join(", ").into()
     }
 }
 
 impl fmt::Display for Summary {
     /// One line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.changes.is_empty() {
-            true => f.write_str("nothing to change")?,
-            false => f.write_str(&self.changes.join(", "))?,
-        }
+        f.write_str(&self.done())?;
         match self.needs_restart.is_empty() {
             true => Ok(()),
             false => write!(f, "; only after a restart: {}", self.needs_restart.join(", ")),

@@ -153,6 +153,12 @@ proptest! {
 }
 
 #[test]
+fn a_summary_of_nothing_says_that_files_were_read() {
+    let nothing = Summary::default().to_string();
+    assert!(nothing.starts_with("nothing has changed") && nothing.ends_with("were read again"), "{nothing}");
+}
+
+#[test]
 fn the_summary_names_every_change() {
     let parse = |text: &str| config::parse(text, "test.toml", "/".as_ref()).unwrap().config;
     let a = parse(
