@@ -1,4 +1,5 @@
-//! The command line: one file a command.
+//! The command line: one file a command. What they print goes by way of `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ mod escape;
 pub mod exit;
 pub mod hold;
 pub mod monitor;
+mod output;
 pub mod passwd;
 pub mod ports;
 pub mod pub_sub;
@@ -69,11 +71,11 @@ enum Command {
 /// Loads the configuration, or tells on stderr what is wrong with it; warnings go there too.
 fn load_config(path: Option<&Path>) -> Result<Loaded, ExitCode> {
     let loaded = config::load_or_default(path).map_err(|errors| {
-        eprintln!("{errors}");
+        output::complain(errors);
         ExitCode::from(exit::CONFIG)
     })?;
     for warning in &loaded.warnings {
-        eprintln!("{warning}");
+        output::complain(warning);
     }
     Ok(loaded)
 }

@@ -1,10 +1,9 @@
 //! `gatepost check`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::exit;
+use super::{exit, output};
 use crate::broker;
 use crate::config::{self, Loaded};
 
@@ -33,14 +32,12 @@ pub fn run(args: Args) -> ExitCode {
     };
     let mut errors = broker::access_errors(&loaded.config.broker).peekable();
     if errors.peek().is_some() {
-        errors.for_each(|error| eprintln!("error: {error}"));
+        errors.for_each(|error| output::complain(format_args!("error: {error}")));
         return ExitCode::from(exit::CONFIG);
     }
     let summary = summary(&loaded);
     let text = if args.print { format!("# {summary}\n{}", loaded.config.to_toml()) } else { format!("{summary}\n") };
-    // Whoever closes the pipe early has read enough.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    output::print(&text, exit::OK)
 }
 
 /// `ok: 2 devices (1 disabled), 2 listeners in gatepost.toml, conf.d/10.toml`

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::exit;
+use super::{exit, output};
 use crate::config::{MAX_SOCKET_PATH, SYSTEM_CONTROL, default_control_socket};
 use crate::control::protocol::{Answer, Code, Request};
 use crate::transport::accounts::Accounts;
@@ -54,8 +54,7 @@ impl Failure {
     pub(super) fn report(&self) -> ExitCode {
         // What a reload finds is said in the way of `gatepost check`, which has the word already.
         let lead = if self.message.starts_with("error: ") { "" } else { "error: " };
-        // The exit code tells it where nobody can read.
-        let _ = writeln!(io::stderr(), "{lead}{}", self.message);
+        output::complain(format_args!("{lead}{}", self.message));
         ExitCode::from(self.exit)
     }
 }

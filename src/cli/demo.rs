@@ -13,6 +13,7 @@ use tokio::time::{Instant, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::exit;
+use super::output::{self, OutputError};
 use crate::broker::{self, local::Publish, local::Subscriber};
 use crate::config::{self, Config};
 use crate::gateway::signals::{Request, Signals};
@@ -77,9 +78,10 @@ pub fn run(args: Args) -> ExitCode {
             // A start error tells its own cause.
             let (text, code) = match error.downcast_ref() {
                 Some(start @ StartError::Broker(_)) => (start.to_string(), exit::OS_ERROR),
+                _ if error.is::<OutputError>() => (error.to_string(), exit::IO_ERROR),
                 _ => (format!("{error:#}"), exit::FAILURE),
             };
-            eprintln!("Error: {text}");
+            output::complain(format_args!("Error: {text}"));
             code.into()
         }
     }
@@ -114,9 +116,9 @@ async fn show(args: Args) -> anyhow::Result<()> {
     dark.cancel();
     light.await?;
     match shown.and(ended) {
-        // Whoever closed the pipe has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("cannot write to standard output"),
+        // Not of the screen.
+        Err(error) if error.kind() == io::ErrorKind::Other => Err(error.into()),
+        written => Ok(output::settle(written)?),
     }
 }
 

@@ -3,13 +3,12 @@
 //! One file a group of findings. Each gathers facts and judges them apart, so that the judgement can be tested with
 //! facts that are hard to make. Nothing is changed, and no port is opened but with `--probe`.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::exit;
 use super::ports::name_to_write;
+use super::{exit, output};
 use crate::config::{self, Device, Diagnostic, Loaded, SerialPort, Transport};
 use crate::transport::serial;
 
@@ -85,10 +84,8 @@ pub fn run(args: Args) -> ExitCode {
         findings.push(Finding::fine("doctor", what).fix("sudo gatepost doctor"));
     }
     let text = if args.json { finding::json(&findings) } else { finding::text(&findings) };
-    // Whoever closed the pipe has seen enough.
-    let _ = std::io::stdout().write_all(text.as_bytes());
     let is_wrong = findings.iter().any(|finding| finding.severity == Severity::Problem);
-    ExitCode::from(if is_wrong { exit::FAILURE } else { exit::OK })
+    output::print(&text, if is_wrong { exit::FAILURE } else { exit::OK })
 }
 
 /// Whether it is the configuration that the service runs with, and not one that somebody tries out.
@@ -232,7 +229,7 @@ fn listen(target: &Target<'_>, args: &Args) -> Finding {
     let time = Duration::from_secs(args.seconds);
     probe::examine(target, time, |rate| {
         if !args.json {
-            eprintln!("listening to {} at {rate} baud…", target.path.display());
+            output::complain(format_args!("listening to {} at {rate} baud…", target.path.display()));
         }
     })
 }

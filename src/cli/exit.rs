@@ -12,5 +12,7 @@ pub const UNAVAILABLE: u8 = 69;
 pub const SOFTWARE: u8 = 70;
 /// `EX_OSERR`: a listener could not bind.
 pub const OS_ERROR: u8 = 71;
+/// `EX_IOERR`: what was to be printed could not be written.
+pub const IO_ERROR: u8 = 74;
 /// `EX_CONFIG`: the configuration is wrong.
 pub const CONFIG: u8 = 78;

@@ -1,10 +1,10 @@
 //! `gatepost release` and `gatepost acquire`: hand a device over and take it back.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::client::{ANSWER_TIME, Socket};
+use super::{exit, output};
 use crate::control::protocol::Request;
 
 /// A device that is stuck in its driver takes longer to close.
@@ -53,8 +53,7 @@ pub fn release(args: ReleaseArgs) -> ExitCode {
     match args.socket.ask(&request, RELEASE_TIME) {
         Ok(_) => {
             let span = args.span.map(|span| format!("for {}, or ", humantime::format_duration(span)));
-            say(&format!("{} is released {}until `gatepost acquire`", args.device, span.unwrap_or_default()));
-            ExitCode::SUCCESS
+            say(&format!("{} is released {}until `gatepost acquire`", args.device, span.unwrap_or_default()))
         }
         Err(failure) => failure.report(),
     }
@@ -65,12 +64,11 @@ pub fn acquire(args: AcquireArgs) -> ExitCode {
     match args.socket.ask(&Request::Acquire { device: args.device.clone() }, ANSWER_TIME) {
         Ok(answer) if answer["acquired"] == true => say(&format!("{} is taken back", args.device)),
         Ok(_) => say(&format!("{} was not released", args.device)),
-        Err(failure) => return failure.report(),
+        Err(failure) => failure.report(),
     }
-    ExitCode::SUCCESS
 }
 
-/// Who closed the pipe still learns from the exit code that it was done.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+/// It was done, and this is what.
+fn say(text: &str) -> ExitCode {
+    output::print(&format!("{text}\n"), exit::OK)
 }

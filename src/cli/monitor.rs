@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::client::{ANSWER_TIME, Failure, Socket};
-use super::escape;
+use super::{escape, exit, output};
 use crate::control::protocol::{Data, Line, Request, Shown, ShownMade};
 
 /// Show the frames of a device as they come and go, and what the rules make of them
@@ -40,12 +40,13 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
     match watch(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(written) => output::finish(written, exit::OK),
         Err(failure) => failure.report(),
     }
 }
 
-fn watch(args: &Args) -> Result<(), Failure> {
+/// Prints until no more comes, or can be written.
+fn watch(args: &Args) -> Result<io::Result<()>, Failure> {
     let mut client = args.socket.connect()?;
     client.ask(&Request::Monitor { device: args.device.clone() }, ANSWER_TIME)?;
     client.set_limit(None)?;
@@ -53,21 +54,23 @@ fn watch(args: &Args) -> Result<(), Failure> {
     let zone = TimeZone::system();
     loop {
         // What is there already goes out together.
-        if client.is_drained() && out.flush().is_err() {
-            return Ok(());
+        let mut written = if client.is_drained() { out.flush() } else { Ok(()) };
+        if written.is_err() {
+            return Ok(written);
         }
         let Some(text) = client.line()? else { break };
         // What a newer gateway may say is left out.
         let Ok(line) = serde_json::from_str::<Line>(&text) else { continue };
         let text = Printer { zone: &zone, hex: args.hex }.print(&line);
-        // Who closed the pipe has seen enough.
-        if out.write_all(text.as_bytes()).is_err() {
-            return Ok(());
+        written = out.write_all(text.as_bytes());
+        if written.is_err() {
+            return Ok(written);
         }
     }
-    let _ = out.flush();
-    eprintln!("{}: no more; the device was removed or restarted, or the gateway has stopped", args.device);
-    Ok(())
+    let written = out.flush();
+    let why = "the device was removed or restarted, or the gateway has stopped";
+    output::complain(format_args!("{}: no more; {why}", args.device));
+    Ok(written)
 }
 
 struct Printer<'a> {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use rustix::fs::FlockOperation;
 
-use super::exit;
+use super::{exit, output};
 use crate::broker::auth::password;
 use crate::broker::auth::users::check_name;
 use terminal::Terminal;
@@ -55,7 +55,7 @@ pub fn run(args: Args) -> ExitCode {
     match change(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::complain(format_args!("error: {error:#}"));
             ExitCode::from(exit::FAILURE)
         }
     }

@@ -1,11 +1,11 @@
 //! `gatepost ports`.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::{exit, output};
 use crate::transport::holders::{Holder, Holders};
 use crate::transport::ports::{self, Port};
 
@@ -46,9 +46,7 @@ pub fn run(args: Args) -> ExitCode {
     let holders = Holders::scan();
     let rows: Vec<Row> = ports.iter().map(|port| Row::new(port, &ports, &holders)).collect();
     let text = if args.json { json(&rows) } else { text(&rows) };
-    // Whoever closed the pipe has seen enough.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    output::print(&text, exit::OK)
 }
 
 /// One port; its fields are the keys of the JSON.

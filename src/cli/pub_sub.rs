@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::cli::exit;
+use crate::cli::output::{OutputError, complain};
 
 mod client;
 mod format;
@@ -42,10 +43,11 @@ fn block_on(command: impl Future<Output = anyhow::Result<u8>>, quiet: bool) -> E
         Err(error) => {
             let of_the_connection = error.downcast_ref();
             if !(quiet && of_the_connection.is_some()) {
-                eprintln!("Error: {error:#}");
+                complain(format_args!("Error: {error:#}"));
             }
             match of_the_connection {
                 Some(ClientError::Refused { code, .. }) => (*code).into(),
+                _ if error.is::<OutputError>() => exit::IO_ERROR.into(),
                 _ => exit::FAILURE.into(),
             }
         }
@@ -55,6 +57,6 @@ fn block_on(command: impl Future<Output = anyhow::Result<u8>>, quiet: bool) -> E
 /// A line on stderr, unless `--quiet`.
 fn report(options: &ConnectOptions, line: &str) {
     if !options.quiet {
-        eprintln!("Warning: {line}");
+        complain(format_args!("Warning: {line}"));
     }
 }

@@ -1,12 +1,10 @@
 //! `gatepost reload`.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::client::Socket;
+use super::{exit, output};
 use crate::control::protocol::Request;
 
 /// Devices that are stopped are waited for, one reload after the other.
@@ -27,26 +25,14 @@ pub struct Args {
     socket: Socket,
 }
 
-/// What the gateway says, or that there was nothing to say. It cannot tell whether files have changed.
-fn said(answer: &Value) -> &str {
-    let is_empty = |list: &str| answer[list].as_array().is_some_and(Vec::is_empty);
-    if is_empty("changes") && is_empty("needs_restart") {
-        return "nothing has changed in the configuration; the files that it names (users, rights, certificates) were \
-                read again";
-    }
-    answer["summary"].as_str().unwrap_or_default()
-}
-
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
     match args.socket.ask(&Request::Reload, RELOAD_TIME) {
         Ok(answer) => {
             for warning in answer["warnings"].as_array().into_iter().flatten() {
-                eprintln!("{}", warning.as_str().unwrap_or_default());
+                output::complain(warning.as_str().unwrap_or_default());
             }
-            // Who closed the pipe still learns from the exit code that it was done.
-            let _ = writeln!(std::io::stdout(), "{}", said(&answer));
-            ExitCode::SUCCESS
+            output::print(&format!("{}\n", answer["summary"].as_str().unwrap_or_default()), exit::OK)
         }
         Err(failure) => failure.report(),
     }

@@ -1,13 +1,12 @@
 //! `gatepost route`: what the rules of a device make of a frame or a message, without a port or a broker.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bytes::Bytes;
 
-use super::{escape, exit};
+use super::{escape, exit, output};
 use crate::config::{Device, Loaded};
 use crate::topic::TopicName;
 
@@ -54,7 +53,7 @@ pub fn run(args: Args) -> ExitCode {
     let devices = match devices(&loaded, args.device.as_deref()) {
         Ok(devices) => devices,
         Err(message) => {
-            eprintln!("error: {message}");
+            output::complain(format_args!("error: {message}"));
             return ExitCode::from(exit::USAGE);
         }
     };
@@ -64,9 +63,7 @@ pub fn run(args: Args) -> ExitCode {
         Some(topic) => report::messages(&devices, gateway, topic, &input),
         None => report::frames(&devices, gateway, args.peer, &input),
     };
-    // Who closed the pipe has read enough.
-    let _ = std::io::stdout().lock().write_all(report.text.as_bytes());
-    ExitCode::from(if report.matched { exit::OK } else { exit::USAGE })
+    output::print(&report.text, if report.matched { exit::OK } else { exit::USAGE })
 }
 
 /// The device of that name, or all.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio::task::JoinSet;
 
-use super::exit;
+use super::{exit, output};
 use crate::config::Config;
 use crate::control::Control;
 use crate::gateway::signals::{Request, Signals};
@@ -40,7 +40,7 @@ pub fn run(args: Args) -> ExitCode {
     let _log = match crate::log::init(&config.log) {
         Ok(guard) => guard,
         Err(error) => {
-            eprintln!("error: the log could not be opened: {error}");
+            output::complain(format_args!("error: the log could not be opened: {error}"));
             return ExitCode::from(exit::SOFTWARE);
         }
     };

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::client::{Failure, Socket};
-use super::{escape, exit};
+use super::{escape, exit, output};
 use crate::control::protocol::{Data, Request};
 
 /// Write one frame to a device of the running gateway
@@ -59,7 +59,7 @@ pub fn run(args: Args) -> ExitCode {
     match answer {
         Ok(answer) => {
             for (reason, count) in answer["dropped"].as_object().into_iter().flatten() {
-                eprintln!("warning: not written to {count} of the connections: {reason}");
+                output::complain(format_args!("warning: not written to {count} of the connections: {reason}"));
             }
             ExitCode::SUCCESS
         }

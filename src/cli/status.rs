@@ -1,14 +1,13 @@
 //! `gatepost status`.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
 use super::client::{ANSWER_TIME, Socket};
-use super::escape;
+use super::{escape, exit, output};
 use crate::control::protocol::Request;
 use snapshot::{Device, Snapshot};
 
@@ -40,9 +39,7 @@ pub fn run(args: Args) -> ExitCode {
         Err(failure) => return failure.report(),
     };
     let text = if args.json { json(&status) } else { table(&Snapshot::new(&status), SystemTime::now()) };
-    // Who closed the pipe has read enough.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    output::print(&text, exit::OK)
 }
 
 fn json(status: &Value) -> String {

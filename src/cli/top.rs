@@ -10,8 +10,8 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use serde_json::Value;
 
 use super::client::{Client, Failure, Socket};
-use super::exit;
 use super::status::snapshot::Snapshot;
+use super::{exit, output};
 use crate::control::protocol::Request;
 use crate::gateway::signals;
 use rates::Sample;
@@ -52,12 +52,12 @@ enum Input {
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
     if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
-        eprintln!("error: this needs a terminal\nhint: `gatepost status` prints the same once");
+        output::complain("error: this needs a terminal\nhint: `gatepost status` prints the same once");
         return ExitCode::from(exit::FAILURE);
     }
     if std::env::var_os("TERM").is_some_and(|kind| kind == "dumb") {
-        eprintln!(
-            "error: this terminal cannot move its cursor (TERM=dumb)\nhint: `gatepost status` prints the same once"
+        output::complain(
+            "error: this terminal cannot move its cursor (TERM=dumb)\nhint: `gatepost status` prints the same once",
         );
         return ExitCode::from(exit::FAILURE);
     }
@@ -71,7 +71,7 @@ pub fn run(args: Args) -> ExitCode {
         Ok(terminal) => terminal,
         Err(error) => {
             ratatui::restore();
-            eprintln!("error: the terminal cannot be used: {error}");
+            output::complain(format_args!("error: the terminal cannot be used: {error}"));
             return ExitCode::from(exit::FAILURE);
         }
     };

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
@@ -299,17 +300,37 @@ fn reload_answers_with_what_changed_or_with_78() {
 }
 
 #[test]
-fn what_nobody_reads_changes_no_exit_code() {
+fn what_nobody_reads_changes_no_exit_code_but_a_full_disk_does() {
     let (gateway, _port) = board();
+    let (config, socket) = (gateway.dir().join("gatepost.toml"), gateway.control());
+    let (config, socket) = (config.to_str().unwrap(), socket.to_str().unwrap());
+    let commands: [(&[&str], i32); 11] = [
+        (&["reload", "--socket", socket], 0),
+        (&["release", "board", "--socket", socket], 0),
+        (&["acquire", "board", "--socket", socket], 0),
+        (&["monitor", "board", "--socket", "/none"], 69),
+        (&["status", "--socket", socket], 0),
+        (&["status", "--json", "--socket", socket], 0),
+        (&["ports", "--json"], 0),
+        (&["check", "--print", "-c", config], 0),
+        (&["route", "-c", config, "--device", "board", "T=1"], 0),
+        (&["route", "-c", config, "--topic", "no/such", "x"], 2),
+        (&["doctor", "-c", "/none"], 1),
+    ];
+    let closed = || OwnedFd::from(UnixStream::pair().unwrap().1);
     let full = || File::options().write(true).open("/dev/full").unwrap();
-    for command in [&["reload"][..], &["release", "board"], &["acquire", "board"], &["acquire", "board"]] {
-        let mut started = gateway.command(command[0], &command[1..]);
-        let status = started.stdout(full()).stderr(full()).status().unwrap();
-        assert_eq!(status.code(), Some(0), "{command:?}");
+    for (args, expected) in commands {
+        let code = |command: &mut Command| command.status().unwrap().code();
+        assert_eq!(code(gatepost(args).stdout(closed()).stderr(closed())), Some(expected), "{args:?}");
+        if expected == 69 {
+            assert_eq!(code(gatepost(args).stderr(full())), Some(expected), "{args:?}");
+            continue;
+        }
+        let (ended, _, error) = run(gatepost(args).stdout(full()));
+        assert_eq!(ended, 74, "{args:?}: {error}");
+        assert!(error.contains("error: cannot write to standard output: No space left"), "{error}");
+        assert_eq!(code(gatepost(args).stdout(full()).stderr(full())), Some(74), "{args:?}");
     }
-    let none = gateway.dir().join("none.sock");
-    let mut absent = gatepost(&["reload", "--socket", none.to_str().unwrap()]);
-    assert_eq!(absent.stderr(full()).status().unwrap().code(), Some(69));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::format::Format;
 use super::options::{ConnectArgs, ConnectOptions};
 use super::report;
 use crate::cli::exit;
+use crate::cli::output::{self, complain};
 use crate::topic::TopicFilter;
 
 /// As mosquitto_sub, between attempts to get a lost connection back.
@@ -123,7 +124,7 @@ pub async fn run(args: SubArgs) -> anyhow::Result<u8> {
         code = subscriber.run(&mut stop) => code,
         () = deadline => {
             if !subscriber.options.quiet {
-                eprintln!("Timed out");
+                complain("Timed out");
             }
             Ok(TIMED_OUT)
         }
@@ -238,13 +239,14 @@ impl Subscriber {
                 Ok(event) => event,
                 Err(error) => return Ok(End::Lost(error)),
             };
-            match self.handle(client, event) {
+            let handled = self.handle(client, event).and_then(|end| match end {
+                Some(end) => self.out.flush().map(|()| Some(end)),
+                None => Ok(None),
+            });
+            match handled {
                 Ok(None) => {}
-                Ok(Some(end)) => {
-                    return Ok(if self.out.flush().is_ok() { end } else { End::ReaderGone });
-                }
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::ReaderGone),
-                Err(error) => return Err(error).context("cannot write to standard output"),
+                Ok(Some(end)) => return Ok(end),
+                Err(error) => return Ok(output::settle(Err(error)).map(|()| End::ReaderGone)?),
             }
         }
     }
