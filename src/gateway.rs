@@ -1,7 +1,7 @@
 //! Owns every task: starts the broker and the devices, restarts what panics, applies a new configuration, stops in order.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +22,7 @@ use crate::qos::Qos;
 use crate::topic::{TopicError, TopicName};
 use fleet::Fleet;
 use notify::Notifier;
-use reload::Diff;
+use reload::{Diff, EARLIER_TIME};
 
 mod fleet;
 mod notify;
@@ -163,8 +164,8 @@ impl Gateway {
     }
 
     /// Reads the configuration again and applies what has changed: devices that are gone or different stop first, then the
-    /// listeners change, then new devices start. One at a time; goes on to its end even if nobody waits for it. The
-    /// outcome is logged too.
+    /// listeners change, then new devices start. One at a time, and none waits for long for another; goes on to its end
+    /// even if nobody waits for it. The outcome is logged too.
     ///
     /// # Errors
     /// Nothing was changed.
@@ -176,7 +177,12 @@ impl Gateway {
     }
 
     async fn reload_now(&self) -> Result<Summary, ReloadError> {
-        let mut state = self.state.lock().await;
+        let Ok(mut state) = timeout(EARLIER_TIME, self.state.lock()).await else {
+            let file = self.file.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH)).display().to_string();
+            let error = ReloadError::Busy { file };
+            error.log();
+            return Err(error);
+        };
         if self.stopping.is_cancelled() {
             return Err(ReloadError::Stopping);
         }

@@ -11,7 +11,7 @@ use super::protocol::{Answer, Code, Data, Refusal, Request, time};
 use crate::config::{SerialPort, Transport, nearest};
 use crate::device::Device;
 use crate::device::receipt::Fate;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, ReloadError};
 use crate::stats::DropReason;
 
 /// How long a device has to close; it takes about a second if it is stuck.
@@ -156,7 +156,11 @@ async fn reload(gateway: &Arc<Gateway>) -> Result<Value, Refusal> {
             "warnings": summary.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })),
         Err(error) => {
-            let code = if error.is_config() { Code::Config } else { Code::Failed };
+            let code = match error {
+                ReloadError::Busy { .. } | ReloadError::Stopping => Code::Unavailable,
+                _ if error.is_config() => Code::Config,
+                _ => Code::Failed,
+            };
             Err(refusal(code, error.to_string()))
         }
     }

@@ -90,7 +90,7 @@ pub enum Code {
     NotWritten,
     /// The configuration is wrong; the old one goes on.
     Config,
-    /// Too many connections, or the gateway stops.
+    /// Too many connections, an earlier reload that does not end, or the gateway stops.
     Unavailable,
     /// Anything else.
     Failed,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use crate::broker::reload::{ListenerChanges, compare};
 use crate::broker::{self, AccessErrors};
@@ -182,8 +183,12 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Why a reload changed nothing.
+/// How long a reload waits for an earlier one. That stops devices and lets clients go in less: only a file or a name
+/// server that does not answer takes longer.
+pub(super) const EARLIER_TIME: Duration = Duration::from_secs(30);
+
 #[derive(Debug, thiserror::Error)]
+/// Why a reload changed nothing.
 pub enum ReloadError {
     /// The configuration cannot be read or is wrong; all its errors. (Exit code 78 for `gatepost reload`.)
     #[error("{0}")]
@@ -197,7 +202,17 @@ pub enum ReloadError {
     /// `[gateway] topic` leaves no room for the topics below it. (78)
     #[error("the topics below [gateway] topic cannot be made: {0}")]
     Topic(#[from] TopicError),
-    /// The gateway stops.
+    /// An earlier reload still waits for what it reads. (69)
+    #[error(
+        "an earlier reload has not ended within {} s: it still reads {file}, a file that this names, or asks for the \
+         address of a listener; hint: when the disk or the name server answers again, reload once more",
+        EARLIER_TIME.as_secs()
+    )]
+    Busy {
+        /// The configuration.
+        file: String,
+    },
+    /// The gateway stops. (69)
     #[error("the gateway is stopping")]
     Stopping,
 }
@@ -208,7 +223,7 @@ impl ReloadError {
         match self {
             ReloadError::Config(_) | ReloadError::Access(_) | ReloadError::Topic(_) => true,
             ReloadError::Broker(error) => error.is_config(),
-            ReloadError::Stopping => false,
+            ReloadError::Busy { .. } | ReloadError::Stopping => false,
         }
     }
 

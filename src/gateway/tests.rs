@@ -51,6 +51,23 @@ async fn a_device_that_panics_is_started_again_and_nobody_else_notices() {
     assert!(matches!(gateway.reload().await, Err(ReloadError::Stopping)));
 }
 
+#[tokio::test]
+async fn a_reload_does_not_wait_for_ever_for_an_earlier_one() {
+    let text = "[gateway]\nname = \"g\"\n[broker]\npersistence = false\nlistener = []\n";
+    let config = config::parse(text, "test.toml", "/".as_ref()).unwrap().config;
+    let gateway = Gateway::start(config, Some("/etc/of/mine.toml".into())).await.unwrap();
+    // As one that reads a file on a disk that hangs.
+    let earlier = gateway.state.lock().await;
+    tokio::time::pause();
+    let error = gateway.reload().await.unwrap_err();
+    tokio::time::resume();
+    assert!(matches!(error, ReloadError::Busy { .. }) && !error.is_config(), "{error}");
+    assert!(error.to_string().contains("still reads /etc/of/mine.toml"), "{error}");
+    drop(earlier);
+    assert!(matches!(gateway.reload().await, Err(ReloadError::Config(_))), "there is no such file");
+    gateway.stop().await;
+}
+
 /// The figures of the device `name`, when they are as `wanted`.
 async fn until(gateway: &Gateway, name: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
     let device = gateway.device(name).unwrap();
