@@ -66,7 +66,7 @@ pub enum LogError {
 
 /// Sets up logging for the whole process, until what is returned is dropped. Once.
 pub fn init(log: &Log) -> Result<Guard, LogError> {
-    let filter = filter(std::env::var(VARIABLE).ok().as_deref(), &log.level)?;
+    let filter = filter(variable().as_deref(), &log.level)?;
     let (filter, handle) = reload::Layer::new(filter);
     let (output, guard) = output(log.format, stderr_is_journal(), io::stderr().is_terminal())?;
     Registry::default().with(output.with_filter(filter)).try_init().map_err(|_| LogError::Twice)?;
@@ -78,10 +78,19 @@ pub fn init(log: &Log) -> Result<Guard, LogError> {
 /// Logs what `[log] level` says from now on, unless `$GATEPOST_LOG` says otherwise. Does nothing before [`init`].
 pub fn change_level(log: &Log) {
     let Some(handle) = LEVEL.get() else { return };
-    let changed = filter(std::env::var(VARIABLE).ok().as_deref(), &log.level).map(|filter| handle.reload(filter));
+    let changed = filter(variable().as_deref(), &log.level).map(|filter| handle.reload(filter));
     if !matches!(changed, Ok(Ok(()))) {
         tracing::error!(level = log.level, "the log level could not be changed");
     }
+}
+
+/// Whether `$GATEPOST_LOG` stands above `[log] level`. It does so through every reload.
+pub fn is_overridden() -> bool {
+    variable().is_some()
+}
+
+fn variable() -> Option<String> {
+    std::env::var(VARIABLE).ok().filter(|filter| !filter.trim().is_empty())
 }
 
 /// Whether `filter` may stand in `[log] level`.
@@ -91,8 +100,8 @@ pub fn check_filter(filter: &str) -> Result<(), tracing_subscriber::filter::Pars
 
 fn filter(variable: Option<&str>, configured: &str) -> Result<EnvFilter, LogError> {
     let (origin, filter) = match variable {
-        Some(text) if !text.trim().is_empty() => ("$GATEPOST_LOG", text),
-        _ => ("[log] level", configured),
+        Some(text) => ("$GATEPOST_LOG", text),
+        None => ("[log] level", configured),
     };
     // The later of two directives for one target holds: the user's.
     EnvFilter::builder().parse(format!("{QUIET},{filter}")).map_err(|cause| LogError::Filter {
@@ -241,7 +250,6 @@ mod tests {
             text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(shown(None, "info"), ["INFO ours", "ERROR theirs, bad"]);
-        assert_eq!(shown(Some(" "), "warn"), ["ERROR theirs, bad"]);
         assert_eq!(shown(Some("debug"), "warn"), ["INFO ours", "DEBUG ours in detail", "ERROR theirs, bad"]);
         assert_eq!(shown(None, "warn,rumqttc=info"), ["INFO theirs", "ERROR theirs, bad"]);
     }

@@ -100,7 +100,8 @@ impl Diff {
         changes.extend(opened.iter().map(|&at| format!("listener {} added", after[at].address)));
         changes.extend(self.broker.iter().map(|key| format!("[broker] {key}")));
         changes.extend(rules_changed.iter().map(|name| format!("rules of device {name} changed")));
-        changes.extend(self.log_level.then(|| "[log] level".to_owned()));
+        let level = if crate::log::is_overridden() { ", but $GATEPOST_LOG overrides it" } else { "" };
+        changes.extend(self.log_level.then(|| format!("[log] level{level}")));
         changes.extend(added.iter().map(|name| format!("device {name} added")));
         Summary { changes, needs_restart: self.needs_restart.clone(), warnings }
     }
@@ -187,8 +188,8 @@ impl fmt::Display for Summary {
 /// server that does not answer takes longer.
 pub(super) const EARLIER_TIME: Duration = Duration::from_secs(30);
 
-#[derive(Debug, thiserror::Error)]
 /// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// The configuration cannot be read or is wrong; all its errors. (Exit code 78 for `gatepost reload`.)
     #[error("{0}")]

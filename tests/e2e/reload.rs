@@ -262,6 +262,16 @@ fn what_cannot_change_is_named_and_the_rest_is_applied() {
     gateway.terminate();
 }
 
+#[test]
+fn a_level_that_the_environment_overrides_is_said_to_be() {
+    let mut gateway = Gateway::start_after(TempDir::new().unwrap(), "export GATEPOST_LOG=info");
+    gateway.write("[log]\nlevel = \"debug\"\nformat = \"plain\"\n");
+    assert!(gateway.reload().contains("[log] level, but $GATEPOST_LOG overrides it"));
+    let blank = Gateway::start_after(TempDir::new().unwrap(), "export GATEPOST_LOG=' '");
+    blank.terminate();
+    gateway.terminate();
+}
+
 /// The retained topics of the gateway's own: status with its payload, stats without.
 fn topics(port: u16) -> BTreeMap<String, String> {
     let mqtt = Mqtt::subscriber(port, "gatepost/#");

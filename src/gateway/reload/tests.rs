@@ -175,8 +175,10 @@ fn the_summary_names_every_change() {
          [device.ruled]\ntcp = { connect = \"h:3\" }\npublish = \"d\"\n",
     );
     let summary = Diff::between(&a, &b).summary(&a, &b, Vec::new());
+    // The tests may run with that variable.
+    let said = summary.to_string().replace(", but $GATEPOST_LOG overrides it", "");
     assert_eq!(
-        summary.to_string(),
+        said,
         "device gone removed, device moved restarted, listener 127.0.0.1:1 removed, listener 127.0.0.1:2 added, \
          [broker] max_queued, rules of device ruled changed, [log] level, device new added; \
          only after a restart: [gateway] state_dir"
