@@ -134,6 +134,11 @@ fn hint(address: &str, error: &io::Error) -> &'static str {
              CapabilityBoundingSet=CAP_NET_BIND_SERVICE in the unit (`systemctl edit gatepost`)"
         }
         io::ErrorKind::AddrNotAvailable => "; hint: `ip address` shows which this machine has; 0.0.0.0 is all of them",
+        // What the resolver says has no number; all that sockets say has one.
+        _ if error.raw_os_error().is_none() && !address.starts_with("unix:") => {
+            "; hint: `getent hosts NAME` shows what this machine knows of a name: correct it or add it to /etc/hosts, or \
+             listen on an address, such as 0.0.0.0 for all that this machine has"
+        }
         _ => "",
     }
 }
@@ -311,3 +316,18 @@ fn auth_files(settings: &config::Broker) -> auth::Files {
 
 /// See [`BusSettings::direct_readers`]: some microseconds of work.
 const DIRECT_READERS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::net::ToSocketAddrs;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_nobody_knows_has_a_hint() {
+        // A label has 63 letters at most (RFC 1035, section 2.3.4): no name server is asked.
+        let address = format!("{}:1883", "a".repeat(64));
+        let error = StartError::bind(&address, address.to_socket_addrs().unwrap_err()).to_string();
+        assert!(error.contains("; hint: `getent hosts NAME`"), "{error}");
+    }
+}
