@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `{"command":"status"}` | `version`, `pid`, `devices`: an array of the counters of the stats topic with `name`, `kind`, `address`, `state` (`online`, `offline` or `released`), `since`, and `peers` of a `tcp_server`; `broker`: all its counters |
 //! | `{"command":"monitor","device":"D"}` | `{}`, then events for as long as both sides are there |
-//! | `{"command":"send","device":"D","text":"ON"}` or `"hex":"ff0a"`; `"peer":"10.0.0.7_4711"` for one connection of a `tcp_server` | `written`: to how many links; `dropped`: on how many it was not, by reason. Comes when that is known |
+//! | `{"command":"send","device":"D","text":"ON"}` or `"hex":"ff0a"`, one of the two; `"peer":"10.0.0.7_4711"` for one connection of a `tcp_server` | `written`: to how many links; `dropped`: on how many it was not, by reason. Comes when that is known |
 //! | `{"command":"release","device":"D"}`, with `"for_ms":60000` for a time | `{}`, when the device is closed |
 //! | `{"command":"acquire","device":"D"}` | `acquired`: false if it was not released |
 //! | `{"command":"reload"}` | `summary`, `changes`, `needs_restart`, `warnings`, when the new configuration is in force |

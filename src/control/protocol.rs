@@ -49,14 +49,34 @@ pub enum Request {
     Reload,
 }
 
-/// Bytes in JSON: as text if they are UTF-8, else as hexadecimal digits.
+/// Bytes in JSON: as text if they are UTF-8, else as hexadecimal digits. Never both.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "Fields")]
 pub enum Data {
     /// UTF-8.
     Text(String),
     /// Two digits a byte.
     Hex(String),
+}
+
+/// The fields that [`Data`] is read from.
+#[derive(Deserialize)]
+struct Fields {
+    text: Option<String>,
+    hex: Option<String>,
+}
+
+impl TryFrom<Fields> for Data {
+    type Error = &'static str;
+
+    fn try_from(fields: Fields) -> Result<Data, &'static str> {
+        match (fields.text, fields.hex) {
+            (Some(text), None) => Ok(Data::Text(text)),
+            (None, Some(digits)) => Ok(Data::Hex(digits)),
+            (None, None) => Err("`text` or `hex` is missing: the bytes as UTF-8, or as hexadecimal digits"),
+            (Some(_), Some(_)) => Err("`text` and `hex` are both there: which of them is meant?"),
+        }
+    }
 }
 
 /// A line from the gateway that is no event: `{"ok": …}` or `{"error": …}`.
@@ -315,6 +335,11 @@ mod tests {
         }
         for bad in ["", "{}", "7", r#"{"command":"stop"}"#, r#"{"command":"send","device":"d"}"#] {
             assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+        }
+        for (rest, says) in [("", "`text` or `hex` is missing"), (r#","text":"a","hex":"ff""#, "both there")] {
+            let line = format!(r#"{{"command":"send","device":"d"{rest}}}"#);
+            let error = serde_json::from_str::<Request>(&line).unwrap_err().to_string();
+            assert!(error.contains(says), "{line}: {error}");
         }
     }
 
