@@ -327,7 +327,10 @@ impl Device {
         self.state.set_error("released");
         self.publish_stats().await;
         tokio::select! {
-            () = self.hold.regained() => tracing::info!(device = self.name(), "device taken back"),
+            () = self.hold.regained() => {
+                self.state.forget_error();
+                tracing::info!(device = self.name(), "device taken back");
+            }
             () = self.stopping() => {}
         }
     }

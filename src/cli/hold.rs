@@ -25,7 +25,7 @@ pub struct ReleaseArgs {
     /// The device, by its name in the configuration
     device: String,
     /// Take it back after so long
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = span)]
     span: Option<Duration>,
     #[command(flatten)]
     socket: Socket,
@@ -44,6 +44,12 @@ pub struct AcquireArgs {
     device: String,
     #[command(flatten)]
     socket: Socket,
+}
+
+/// A time for `--for`: what is shorter than the protocol can say is none.
+fn span(text: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if span < Duration::from_millis(1) { Err("at least 1ms".to_owned()) } else { Ok(span) }
 }
 
 /// Runs `release`.

@@ -82,6 +82,11 @@ impl DeviceState {
         news
     }
 
+    /// What was wrong is over.
+    pub fn forget_error(&self) {
+        self.link.lock().last_error = None;
+    }
+
     /// Whether the link is up.
     pub fn is_online(&self) -> bool {
         self.link.lock().up_since.is_some()

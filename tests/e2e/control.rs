@@ -253,7 +253,13 @@ fn a_released_port_is_another_program_s_until_it_is_acquired() {
     drop(flasher);
     assert_eq!(run(&mut gateway.command("acquire", &["board"])), (0, "board is taken back\n".into(), String::new()));
     wait_for_state(&gateway, "board", "online");
+    assert_eq!(gateway.device_status("board")["last_error"], Value::Null, "it is not released any more");
     assert_eq!(run(&mut gateway.command("acquire", &["board"])).1, "board was not released\n");
+    for none in ["0s", "999us"] {
+        let (code, _, error) = run(&mut gateway.command("release", &["board", "--for", none]));
+        assert!(code == 2 && error.contains("at least 1ms"), "{code} {error}");
+    }
+    assert_eq!(gateway.device_status("board")["state"], "online");
     let mqtt = Mqtt::subscriber(gateway.port(), "board/out");
     port.write("T=back\n");
     mqtt.expect("board/out", "T=back");
