@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::finding::Finding;
-use super::machine::{Machine, Process};
+use super::machine::{self, Machine, Process};
 use super::sockets;
 use crate::broker;
 use crate::config::{self, Listener};
@@ -112,8 +112,9 @@ fn listener_at(machine: &Machine, listener: &Listener, address: SocketAddr) -> O
 fn in_use(machine: &Machine, listener: &Listener, address: SocketAddr) -> Finding {
     let sockets = sockets::listening_on(machine, address);
     let owners = sockets::owners(machine, &sockets);
-    if let Some(owner) = owners.iter().find(|owner| !owner.is_gatepost()) {
-        return taken(address, owner);
+    let strangers: Vec<&Process> = owners.iter().filter(|owner| !owner.is_gatepost()).collect();
+    if !strangers.is_empty() {
+        return taken(address, &strangers);
     }
     let scheme = listener.scheme();
     // TLS and WebSocket are not asked: that the port is the gateway's is enough.
@@ -141,15 +142,17 @@ fn is_of(machine: &Machine, process: &Process, sockets: &[sockets::Listening]) -
     machine.uid_of(process).is_none_or(|uid| sockets.iter().any(|socket| socket.uid == uid))
 }
 
-fn taken(address: SocketAddr, owner: &Process) -> Finding {
-    let mut finding = Finding::problem("broker", format!("{address} is in use by {owner}"))
-        .why("The gateway cannot start its broker there (exit code 71).")
-        .fix(if owner.name == "mosquitto" && owner.unit.is_none() {
+fn taken(address: SocketAddr, owners: &[&Process]) -> Finding {
+    let mut finding = Finding::problem("broker", format!("{address} is in use by {}", machine::names(owners)))
+        .why("The gateway cannot start its broker there (exit code 71).");
+    for owner in owners {
+        finding = finding.fix(if owner.name == "mosquitto" && owner.unit.is_none() {
             format!("{DISABLE_MOSQUITTO}    # or, if it is no service: {}", owner.stop())
         } else {
             owner.disable()
         });
-    if owner.name == "mosquitto" {
+    }
+    if owners.iter().any(|owner| owner.name == "mosquitto") {
         finding = finding.fix("or let gatepost take its place: its password and ACL files can be used as they are");
     }
     finding.fix(format!("or listen elsewhere: [[broker.listener]] address = \"{}\"", elsewhere(address)))

@@ -57,9 +57,12 @@ impl Finding {
         self
     }
 
-    /// Says what to do; several times for several steps.
+    /// Says what to do; several times for several steps. The same twice is one.
     pub fn fix(mut self, fix: impl Into<String>) -> Finding {
-        self.fix.push(fix.into());
+        let fix = fix.into();
+        if !self.fix.contains(&fix) {
+            self.fix.push(fix);
+        }
         self
     }
 }

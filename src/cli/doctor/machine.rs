@@ -108,6 +108,11 @@ impl Machine {
     }
 }
 
+/// `mosquitto (pid 7), socat (pid 8)`
+pub fn names(processes: &[&Process]) -> String {
+    processes.iter().map(|process| process.to_string()).collect::<Vec<_>>().join(", ")
+}
+
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (pid {}", self.name, self.pid)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access as Mode, AtFlags, CWD, accessat};
 
 use super::finding::Finding;
-use super::machine::{Machine, Process};
+use super::machine::{self, Machine, Process};
 use super::service::USER as SERVICE_USER;
 use super::{console, modem_manager};
 use crate::cli::ports::name_to_write;
@@ -250,14 +250,17 @@ fn holder(machine: &Machine, subject: &str, path: &Path, device: &Path) -> Optio
         return Some(Held::ByGateway(Finding::fine(subject, what)));
     }
     let strangers: Vec<&Process> = others.iter().filter(|process| !process.is_gatepost()).collect();
-    let first = strangers.first()?;
-    let names: Vec<String> = strangers.iter().map(|process| process.to_string()).collect();
-    let mut finding = Finding::problem(subject, format!("{place} is in use by {}", names.join(", ")))
-        .why("A serial port is for one program: two take each other's bytes, and a locked port cannot be opened.")
-        .fix(first.stop());
-    if let Some(unit) = &first.unit {
-        let manager = unit.manager();
-        finding = finding.fix(format!("{manager} disable {}    # so that it does not come back", unit.name));
+    if strangers.is_empty() {
+        return None;
+    }
+    let mut finding = Finding::problem(subject, format!("{place} is in use by {}", machine::names(&strangers)))
+        .why("A serial port is for one program: two take each other's bytes, and a locked port cannot be opened.");
+    for process in strangers {
+        finding = finding.fix(process.stop());
+        if let Some(unit) = &process.unit {
+            let manager = unit.manager();
+            finding = finding.fix(format!("{manager} disable {}    # so that it does not come back", unit.name));
+        }
     }
     Some(Held::ByOther(finding))
 }

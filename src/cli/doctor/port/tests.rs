@@ -151,11 +151,17 @@ fn a_holder_is_named_but_not_the_maker_alone() {
     is(Severity::Fine, "is free".to_owned(), Probing::Possible(near.clone()));
     let _own = open();
     is(Severity::Warning, format!("(pid {}", std::process::id()), Probing::Possible(near.clone()));
-    let mut sleep = std::process::Command::new("sleep").arg("60").stdin(open()).spawn().unwrap();
-    let fix = is(Severity::Problem, format!("in use by sleep (pid {}", sleep.id()), Probing::Impossible);
-    sleep.kill().unwrap();
-    sleep.wait().unwrap();
-    assert!(fix[0] == format!("sudo kill {}", sleep.id()) || fix[0].contains("systemctl"), "{fix:?}");
+    let mut sleeps = [0, 1].map(|_| std::process::Command::new("sleep").arg("60").stdin(open()).spawn().unwrap());
+    sleeps.sort_by_key(std::process::Child::id);
+    let ids = sleeps.each_ref().map(std::process::Child::id);
+    eventually(look, |(findings, _)| ids.iter().all(|id| findings[0].what.contains(&format!("sleep (pid {id}"))));
+    let fix = is(Severity::Problem, "in use by sleep (pid".to_owned(), Probing::Impossible);
+    for sleep in &mut sleeps {
+        sleep.kill().unwrap();
+        sleep.wait().unwrap();
+    }
+    let kill = |id| fix.contains(&format!("sudo kill {id}"));
+    assert!(ids.into_iter().all(kill) || fix[0].contains("systemctl"), "{fix:?}");
 }
 
 #[test]
