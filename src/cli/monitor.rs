@@ -21,6 +21,7 @@ Each line begins with the time and with what happened:
   discarded  bytes that are no frame
 Bytes that are no text are shown as \\xHH, as `gatepost route` takes them. Frames are shown without their framing.
 The gateway does not wait for this command: when that is too slow, frames are left out and counted.
+It ends when the device does, also when a reload restarts that.
 
 Examples:
   gatepost monitor arduino

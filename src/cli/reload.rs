@@ -14,12 +14,15 @@ const RELOAD_TIME: Duration = Duration::from_secs(60);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 As SIGHUP, but with the answer: only what has changed is restarted, and a wrong configuration changes nothing.
+Users, rights and certificates are read again each time, changed or not; the log says how many users and rights there
+are then.
 
 Examples:
   gatepost reload
   gatepost check -c gatepost.toml && gatepost reload --socket ./control.sock
 
-Exit codes: 0; 1 it could not be applied; 69 no gateway runs; 78 the configuration is wrong.")]
+Exit codes: 0; 1 it could not be applied; 69 no gateway runs, or an earlier
+reload still waits for a file; 78 the configuration is wrong.")]
 pub struct Args {
     #[command(flatten)]
     socket: Socket,

@@ -24,7 +24,7 @@ Examples:
 Signals: SIGTERM and SIGINT stop it in order, SIGHUP applies the configuration as it is now (a wrong
 one changes nothing), SIGUSR1 writes the counters to the log.
 
-Exit codes: 0 stopped; 70 internal failure; 71 a listener cannot bind; 78 the configuration is wrong.")]
+Exit codes: 0 stopped, also before it was ready; 70 internal failure; 71 a listener cannot bind; 78 the configuration is wrong.")]
 pub struct Args {
     /// The configuration file [default: /etc/gatepost/gatepost.toml if it exists]
     #[arg(short, long, value_name = "FILE")]

@@ -35,7 +35,7 @@ Examples:
   gatepost top
   gatepost top --socket ./control.sock
 
-Exit codes: 0; 1 no terminal; 69 no gateway runs.")]
+Exit codes: 0; 1 no terminal, or one that cannot move its cursor (TERM=dumb); 69 no gateway runs.")]
 pub struct Args {
     #[command(flatten)]
     socket: Socket,
