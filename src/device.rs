@@ -3,6 +3,7 @@
 //! A device is `offline` until its link is up. A port or host that is not there is no error: it is tried again with
 //! backoff. A `tcp_server` is online while it listens.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -97,6 +98,8 @@ pub struct Device {
     news: Arc<Notify>,
     /// Who comes in its place.
     heir: OnceLock<Arc<Device>>,
+    /// Its queue was left, to the heir or to nobody.
+    has_left: AtomicBool,
 }
 
 impl Device {
@@ -124,6 +127,7 @@ impl Device {
             stop,
             news,
             heir: OnceLock::new(),
+            has_left: AtomicBool::new(false),
             config,
         })
     }
@@ -182,6 +186,7 @@ impl Device {
         let target = peer.map_or(Target::All, Target::Peer);
         self.state.stats.commands.increment();
         self.links.push(Command { frame, target, max_age: None }, Some(receipt), self);
+        self.leave_late();
         self.say_queue_drops();
         fates
     }
@@ -383,6 +388,15 @@ impl Device {
         } else {
             self.publish_stats().await;
         }
+        self.watch.end();
+    }
+
+    /// For who has ended its task by force: counts what that left, as [`Device::run`] does at its end, and ends what watches.
+    /// Waits for nothing: a thread that hangs may hold what it needs.
+    pub async fn give_up(&self, inbox: &Inbox) {
+        let counted = async { tokio::join!(self.downlink.finish(self, inbox), self.uplink.flush(self)) };
+        let _ = timeout(Duration::ZERO, counted).await;
+        self.leave_queue();
         self.watch.end();
     }
 

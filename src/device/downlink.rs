@@ -136,6 +136,7 @@ fn take(device: &Device, rules: &CommandRules, delivery: Delivery, outcomes: &mu
             CommandOutcome::Dropped { reason, detail } => device.count_drop(reason, 1, detail.as_deref()),
         }
     }
+    device.leave_late();
     device.say_queue_drops();
 }
 

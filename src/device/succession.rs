@@ -4,6 +4,7 @@
 //! writes those that came before; what it cannot write in time the heir has to write first.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::Device;
 
@@ -35,10 +36,19 @@ impl Device {
 
     /// No more will be written: what waits is the heir's, or dropped.
     pub(super) fn leave_queue(&self) {
+        self.has_left.store(true, Relaxed);
         if let Some(heir) = self.heir() {
             heir.links.inherit(&self.links, self.losses());
         }
         self.links.clear(self.losses());
         self.say_queue_drops();
+    }
+
+    /// After a command was queued: when no more will be written, it goes the way of those before it. (Whoever leaves the
+    /// queue says so before locking it; so one of the two sees what the other did.)
+    pub(super) fn leave_late(&self) {
+        if self.has_left.load(Relaxed) {
+            self.leave_queue();
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::panics;
 use crate::device::{Device, Inbox, Stop};
@@ -15,7 +15,9 @@ use crate::device::{Device, Inbox, Stop};
 /// busy machine a second of the five that a stop of the gateway may take.
 const DRAIN_TIME: Duration = Duration::from_millis(2500);
 /// How long it then waits for the devices' tasks to end.
-const END_TIME: Duration = Duration::from_millis(500);
+const END_TIME: Duration = Duration::from_millis(400);
+/// How long an aborted task may take to go. One that blocks its thread never does.
+const ABORT_TIME: Duration = Duration::from_millis(100);
 
 /// Devices by their names.
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ struct Running {
     stop: Stop,
     inbox: Arc<Inbox>,
     task: AbortOnDropHandle<()>,
+    /// `task` and what it has spawned.
+    tasks: TaskTracker,
 }
 
 /// The subscriptions of a device that was stopped, which its heir has from then on.
@@ -47,8 +51,11 @@ impl Fleet {
     pub fn start(&mut self, device: Arc<Device>, stop: Stop) {
         let left = self.left.remove(device.name());
         let inbox = left.as_ref().map_or_else(Arc::default, |left| left.inbox.clone());
-        let task = AbortOnDropHandle::new(tokio::spawn(supervise(device.clone(), inbox.clone())));
-        self.running.insert(device.name().to_owned(), Running { device, stop, inbox, task });
+        let tasks = TaskTracker::new();
+        let supervised = supervise(device.clone(), inbox.clone(), tasks.clone());
+        let task = AbortOnDropHandle::new(tasks.spawn(supervised));
+        tasks.close();
+        self.running.insert(device.name().to_owned(), Running { device, stop, inbox, task, tasks });
     }
 
     /// The device of that name.
@@ -89,9 +96,7 @@ impl Fleet {
                 running.stop.now.cancel();
             }
             if timeout(END_TIME, join(&mut leaving)).await.is_err() {
-                let hung = leaving.iter().filter(|running| !running.task.is_finished());
-                let hung: Vec<&str> = hung.map(|running| running.device.name()).collect();
-                tracing::warn!(devices = hung.join(", "), "devices did not stop in time and are given up");
+                give_up(leaving.iter().filter(|running| !running.task.is_finished())).await;
             }
         }
         let devices: Vec<Arc<Device>> = leaving.iter().map(|running| running.device.clone()).collect();
@@ -119,6 +124,25 @@ impl Left {
     }
 }
 
+/// Ends the tasks of `hung` by force, and does for them what is left to do.
+async fn give_up(hung: impl Iterator<Item = &Running>) {
+    let hung: Vec<&Running> = hung.collect();
+    let names: Vec<&str> = hung.iter().map(|running| running.device.name()).collect();
+    tracing::warn!(devices = names.join(", "), "devices did not stop in time and are given up");
+    for running in &hung {
+        running.task.abort();
+    }
+    let gone = async {
+        for running in &hung {
+            running.tasks.wait().await;
+        }
+    };
+    let _ = timeout(ABORT_TIME, gone).await;
+    for running in hung {
+        running.device.give_up(&running.inbox).await;
+    }
+}
+
 async fn join(leaving: &mut [Running]) {
     for running in leaving {
         if !running.task.is_finished() {
@@ -129,15 +153,15 @@ async fn join(leaving: &mut [Running]) {
 }
 
 /// Runs a device to its end; when it panics, counts that, says so and starts it again with backoff.
-async fn supervise(device: Arc<Device>, inbox: Arc<Inbox>) {
+async fn supervise(device: Arc<Device>, inbox: Arc<Inbox>, tasks: TaskTracker) {
     let mut backoff = device.backoff();
     loop {
         let began = Instant::now();
         let is_last = device.is_stopping();
-        let run = AbortOnDropHandle::new(tokio::spawn(device.clone().run(inbox.clone())));
+        let run = AbortOnDropHandle::new(tasks.spawn(device.clone().run(inbox.clone())));
         let Err(error) = run.await else { return };
         if error.is_cancelled() || is_last {
-            return;
+            return device.give_up(&inbox).await;
         }
         if began.elapsed() >= device.is_stable_after() {
             backoff.reset();

@@ -255,3 +255,26 @@ async fn a_stop_amid_a_restart_counts_what_nobody_writes_any_more() {
     assert_eq!((&stats["commands"], stats["written"].as_u64().unwrap() + dropped), (&5.into(), 5), "{stats:#}");
     assert_eq!(stats["queued"], 0);
 }
+
+#[tokio::test]
+async fn a_device_that_is_given_up_leaves_its_commands_too() {
+    let mut restart = Restart::prepare().await;
+    let gateway = restart.gateway.clone();
+    let mut watcher = gateway.device("d").unwrap().watch();
+    // It cannot say that it is offline: there is one who does not read that.
+    let status = vec![(TopicFilter::new("gatepost/g/device/d/status").unwrap(), Qos::AtLeastOnce)];
+    let idle = gateway.client().subscribe(status).await.unwrap();
+    while gateway.client().try_publish(command("gatepost/g/device/d/status")).is_ok() {}
+    let reload = restart.begin().await;
+    let ended = async { while watcher.next().await.is_some() {} };
+    timeout(PATIENCE, ended).await.expect("who watches learns that it has ended");
+    drop(idle);
+    timeout(PATIENCE, reload).await.unwrap().unwrap().unwrap();
+
+    assert_eq!(lines(&mut restart.old, 2).await, ["old 1", ""], "one command, and the end");
+    let mut link = BufReader::new(timeout(PATIENCE, restart.new.accept()).await.unwrap().unwrap().0);
+    assert_eq!(lines(&mut link, 4).await, ["old 2", "old", "old kept", "new kept"]);
+    let stats = until(&gateway, "d", |stats| stats["written"] == 5).await;
+    assert_eq!((&stats["commands"], &stats["dropped"]), (&5.into(), &serde_json::json!({})));
+    timeout(PATIENCE, gateway.stop()).await.expect("it stops");
+}
