@@ -76,7 +76,7 @@ impl Links {
             },
         };
         device.count_drop(DropReason::NoPeer, 1, nobody);
-        losses.tell(Outgoing { frame: command.frame, receipt }, None, DropReason::NoPeer);
+        losses.tell(Outgoing { frame: command.frame, receipt, expires: None }, None, DropReason::NoPeer);
     }
 
     /// The connections of a TCP server.

@@ -67,6 +67,11 @@ impl Outbox {
         self.queue.lock().pop(Instant::now(), losses)
     }
 
+    /// Takes back what was taken last and not written.
+    pub fn put_back(&self, taken: impl DoubleEndedIterator<Item = Outgoing>, losses: Losses<'_>) {
+        self.queue.lock().put_back(taken, losses);
+    }
+
     /// Tells whether the link is up.
     pub fn set_online(&self, online: bool, losses: Losses<'_>) {
         self.queue.lock().set_online(online, losses);

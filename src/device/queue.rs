@@ -31,19 +31,12 @@ pub struct Losses<'a> {
 /// dropped (`offline`), also those that wait when it goes, unless the queue keeps them.
 #[derive(Debug)]
 pub struct CommandQueue {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Outgoing>,
     bytes: usize,
     limits: config::CommandQueue,
     online: bool,
     /// The other end, of a `tcp_server`.
     peer: Option<SocketAddr>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    outgoing: Outgoing,
-    /// `None`: never, or so late that no `Instant` can name it.
-    expires: Option<Instant>,
 }
 
 /// A frame that is to be written.
@@ -53,6 +46,8 @@ pub struct Outgoing {
     pub frame: Bytes,
     /// Who waits for it.
     pub receipt: Option<Receipt>,
+    /// When it is too old to be written. `None`: never, or so late that no `Instant` can name it.
+    pub expires: Option<Instant>,
 }
 
 impl CommandQueue {
@@ -72,13 +67,13 @@ impl CommandQueue {
 
     /// Adds a command; its target has done its work by now.
     pub fn push(&mut self, now: Instant, command: Command, receipt: Option<Receipt>, losses: Losses<'_>) {
-        let outgoing = Outgoing { frame: command.frame, receipt };
+        let expires = command.max_age.and_then(|age| now.checked_add(age));
+        let outgoing = Outgoing { frame: command.frame, receipt, expires };
         if !self.online && !self.limits.keep_while_offline {
             return losses.add(outgoing, self.peer, DropReason::Offline);
         }
-        let expires = command.max_age.and_then(|age| now.checked_add(age));
         self.bytes += outgoing.frame.len();
-        self.waiting.push_back(Waiting { outgoing, expires });
+        self.waiting.push_back(outgoing);
         self.shrink(losses);
     }
 
@@ -90,10 +85,19 @@ impl CommandQueue {
         self.set_limits(self.limits, losses);
     }
 
+    /// Takes back what was popped last, in its order, as it was not written after all. The bounds hold as ever.
+    pub fn put_back(&mut self, popped: impl DoubleEndedIterator<Item = Outgoing>, losses: Losses<'_>) {
+        for outgoing in popped.rev() {
+            self.bytes += outgoing.frame.len();
+            self.waiting.push_front(outgoing);
+        }
+        self.set_limits(self.limits, losses);
+    }
+
     fn shrink(&mut self, losses: Losses<'_>) {
         while self.waiting.len() > self.limits.max || self.bytes > MAX_BYTES {
             let Some(oldest) = self.take() else { return };
-            losses.add(oldest.outgoing, self.peer, DropReason::QueueFull);
+            losses.add(oldest, self.peer, DropReason::QueueFull);
         }
     }
 
@@ -102,9 +106,9 @@ impl CommandQueue {
         loop {
             let command = self.take()?;
             if command.expires.is_none_or(|expires| now <= expires) {
-                return Some(command.outgoing);
+                return Some(command);
             }
-            losses.add(command.outgoing, self.peer, DropReason::Expired);
+            losses.add(command, self.peer, DropReason::Expired);
         }
     }
 
@@ -119,7 +123,7 @@ impl CommandQueue {
     /// Drops all that waits, for instance as [`DropReason::Stopped`] when the gateway stops.
     pub fn clear(&mut self, reason: DropReason, losses: Losses<'_>) {
         for command in self.waiting.drain(..) {
-            losses.add(command.outgoing, self.peer, reason);
+            losses.add(command, self.peer, reason);
         }
         self.bytes = 0;
     }
@@ -134,9 +138,9 @@ impl CommandQueue {
         self.waiting.is_empty()
     }
 
-    fn take(&mut self) -> Option<Waiting> {
+    fn take(&mut self) -> Option<Outgoing> {
         let command = self.waiting.pop_front()?;
-        self.bytes -= command.outgoing.frame.len();
+        self.bytes -= command.frame.len();
         Some(command)
     }
 }
@@ -150,7 +154,7 @@ impl Losses<'_> {
 
     /// The same, where it was counted already.
     pub fn tell(&self, outgoing: Outgoing, peer: Option<SocketAddr>, reason: DropReason) {
-        let Outgoing { frame, receipt } = outgoing;
+        let Outgoing { frame, receipt, .. } = outgoing;
         self.watch.tell(|| What::Out { frame, peer, dropped: Some(reason) });
         if let Some(receipt) = receipt {
             receipt.tell(Fate::Dropped(reason));
@@ -281,6 +285,21 @@ mod tests {
         old.push(now, command("5", None), None, lost.losses());
         dropping.inherit(&mut old, lost.losses());
         assert_eq!((dropping.len(), lost.get(DropReason::Offline)), (0, 1));
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first() {
+        let now = Instant::now();
+        let (mut queue, lost) = queue(3, true);
+        for frame in ["1", "2", "3"] {
+            queue.push(now, command(frame, (frame == "2").then_some(1)), None, lost.losses());
+        }
+        let popped: Vec<Outgoing> = (0..2).filter_map(|_| queue.pop(now, lost.losses())).collect();
+        queue.push(now, command("4", None), None, lost.losses());
+        queue.put_back(popped.into_iter(), lost.losses());
+        assert_eq!((queue.len(), queue.bytes, lost.get(DropReason::QueueFull)), (3, 3, 1), "1 was too much");
+        assert_eq!(pop(&mut queue, now + Duration::from_secs(2), &lost).unwrap(), "3", "2 was too old by then");
+        assert_eq!(lost.get(DropReason::Expired), 1);
     }
 
     #[tokio::test]

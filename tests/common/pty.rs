@@ -89,6 +89,17 @@ impl Port {
         bytes
     }
 
+    /// The device takes all that comes, as fast as it can, until it ends with `end`.
+    pub fn read_all(&self, end: &[u8]) -> Vec<u8> {
+        let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
+        while !bytes.ends_with(end) {
+            self.wait_readable(&bytes);
+            let taken = self.device().read(&mut chunk).unwrap();
+            bytes.extend_from_slice(&chunk[..taken]);
+        }
+        bytes
+    }
+
     /// Whether bytes for the device come within `limit`.
     pub fn readable_within(&self, limit: Duration) -> bool {
         let mut fds = [PollFd::new(self.device(), PollFlags::IN)];

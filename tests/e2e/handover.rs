@@ -182,11 +182,39 @@ fn another_baud_rate_loses_no_command() {
     let serial = |baud: u32| format!("serial = {{ port = \"{}\", baud = {baud} }}", port.path());
     let versions = Versions { transports: [serial(9600), serial(115_200)], keys: KEEP };
     // Read as it comes: a pty holds little.
-    let device = std::thread::spawn(move || port.read_until(b"end\n"));
+    let device = std::thread::spawn(move || port.read_all(b"end\n"));
     let (gateway, sent) = versions.flip(dir);
     gateway.ledger("board").expect_nothing_dropped();
     Mqtt::connect(gateway.port()).publish("board/set", "end", 1);
     let heard = String::from_utf8(device.join().unwrap()).unwrap();
     expect_all(&numbers(heard.strip_suffix("end\n").unwrap()), &sent);
+    gateway.terminate();
+}
+
+#[test]
+fn what_a_device_does_not_take_in_time_the_next_one_writes() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "ttyUSB0");
+    let serial = |baud: u32| format!("serial = {{ port = \"{}\", baud = {baud} }}", port.path());
+    let versions = Versions { transports: [serial(9600), serial(115_200)], keys: KEEP };
+    let mut gateway = Gateway::start_in(dir, &versions.text(0));
+    let client = Mqtt::connect(gateway.port());
+    // More than the pty takes, and more than is gathered into one write.
+    for number in 0..500 {
+        client.publish("board/set", format!("{number:0100}"), 1);
+    }
+    wait_until("a part to be written", || gateway.device_status("board")["bytes_out"] != 0);
+    gateway.write(&versions.text(1));
+    assert!(gateway.reload().contains("device board restarted"));
+    client.publish("board/set", "end", 1);
+    let heard = String::from_utf8(port.read_all(b"end\n")).unwrap();
+    wait_until("all to be written", || gateway.ledger("board").count("queued") == 0);
+    let ledger = gateway.ledger("board");
+    // Of one a part had been written: the next begins in the middle of its line.
+    let whole = heard.lines().filter_map(|line| line.get(line.len().saturating_sub(100)..)?.parse().ok());
+    let whole: Vec<u64> = whole.collect();
+    assert_eq!(ledger.count("written"), whole.len() as u64 + 1, "{ledger:?}");
+    assert_eq!(ledger.dropped_at_all(), 500 - whole.len() as u64, "{ledger:?}");
+    assert!(whole.len() >= 499 && whole.is_sorted_by(|a, b| a < b), "lost, repeated or out of order: {whole:?}");
     gateway.terminate();
 }

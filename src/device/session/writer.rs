@@ -1,7 +1,7 @@
 //! The way down: commands from the queue onto the wire.
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -12,7 +12,6 @@ use super::{End, Link, link_error};
 use crate::device::queue::Outgoing;
 use crate::device::receipt::Fate;
 use crate::device::watch::What;
-use crate::device::{Device, Pending};
 use crate::framing::Codec;
 use crate::stats::DropReason;
 use crate::transport::WriteHalf;
@@ -24,104 +23,137 @@ const STALL_WARNING: Duration = Duration::from_secs(10);
 
 /// Writes until a write fails, or the link is to end and the queue is empty.
 pub(super) async fn write_commands(mut write: WriteHalf, link: &Link<'_>) -> End {
-    let Link { device, outbox, .. } = *link;
-    let codec = Codec::new(&device.config.framing);
-    let losses = device.losses();
-    let gap = device.config.write_gap;
-    let mut bytes = BytesMut::new();
+    let codec = Codec::new(&link.device.config.framing);
+    let losses = link.device.losses();
+    let gap = link.device.config.write_gap;
+    let mut batch = Batch::new(link);
     loop {
-        let Some(first) = outbox.next(&link.drain, losses).await else {
+        let Some(first) = link.outbox.next(&link.drain, losses).await else {
             // Waits until the driver has sent what it was given; closing would throw that away.
             return write.shutdown().await.map_or_else(link_error, |()| End::Stopped);
         };
-        let mut batch = Batch::new(device, link.peer);
-        batch.add(first, &codec, &mut bytes, link);
-        while gap.is_zero() && bytes.len() < WRITE_SIZE {
-            let Some(next) = outbox.try_next(losses) else { break };
-            batch.add(next, &codec, &mut bytes, link);
+        batch.begin();
+        batch.add(first, &codec);
+        while gap.is_zero() && batch.bytes.len() < WRITE_SIZE {
+            let Some(next) = link.outbox.try_next(losses) else { break };
+            batch.add(next, &codec);
         }
-        if let Err(error) = write_all(&mut write, &bytes, device).await {
+        if let Err(error) = batch.write(&mut write).await {
             return link_error(error);
         }
-        device.state.stats.bytes_out.add(bytes.len() as u64);
-        batch.written();
-        bytes.clear();
         if !gap.is_zero() {
             sleep(gap).await;
         }
     }
 }
 
-/// Frames of one write. Those that are not written when it is dropped are counted, and who waits for them is told.
+/// Frames of one write.
+///
+/// When it is dropped with frames that were not written whole, these are counted, and who waits for them is told. But
+/// those that nothing was written of go back to the queue if it was the time to stop that was over.
 struct Batch<'a> {
-    pending: Pending<'a>,
-    peer: Option<SocketAddr>,
-    /// The frames that somebody waits for or watches; empty otherwise.
-    followed: Vec<Outgoing>,
+    link: &'a Link<'a>,
+    bytes: BytesMut,
+    /// So many of them the kernel has taken.
+    taken: usize,
+    /// So many make the frames that it has taken whole.
+    whole: usize,
+    /// The other frames, and where in `bytes` each ends.
+    frames: VecDeque<(Outgoing, usize)>,
+    has_failed: bool,
 }
 
 impl<'a> Batch<'a> {
-    fn new(device: &'a Device, peer: Option<SocketAddr>) -> Batch<'a> {
-        Batch { pending: Pending::new(device, DropReason::WriteFailed), peer, followed: Vec::new() }
+    fn new(link: &'a Link<'a>) -> Batch<'a> {
+        Batch { link, bytes: BytesMut::new(), taken: 0, whole: 0, frames: VecDeque::new(), has_failed: false }
     }
 
-    /// Appends `outgoing` to `bytes`, if the framing can carry it.
-    fn add(&mut self, outgoing: Outgoing, codec: &Codec, bytes: &mut BytesMut, link: &Link<'_>) {
-        let device = self.pending.device;
-        match codec.encode(&outgoing.frame, bytes) {
+    /// Another one, when all has been written.
+    fn begin(&mut self) {
+        self.bytes.clear();
+        (self.taken, self.whole) = (0, 0);
+    }
+
+    /// Adds `outgoing`, if the framing can carry it.
+    fn add(&mut self, outgoing: Outgoing, codec: &Codec) {
+        match codec.encode(&outgoing.frame, &mut self.bytes) {
             Ok(()) => {
-                self.pending.count += 1;
-                link.outbox.remember_written(&outgoing.frame);
-                if outgoing.receipt.is_some() || device.watch.is_watched() {
-                    self.followed.push(outgoing);
-                }
+                self.link.outbox.remember_written(&outgoing.frame);
+                self.frames.push_back((outgoing, self.bytes.len()));
             }
             Err(error) => {
-                device.count_drop(error.reason(), 1, Some(&error.to_string()));
-                self.tell(outgoing, Fate::Dropped(error.reason()));
+                self.link.device.count_drop(error.reason(), 1, Some(&error.to_string()));
+                tell(self.link, outgoing, Fate::Dropped(error.reason()));
             }
         }
     }
 
-    fn written(&mut self) {
-        let written = self.pending.settle();
-        self.pending.device.state.stats.frames_out.add(written);
-        self.tell_all(Fate::Written);
+    /// Writes all of it, saying once when the device does not take it.
+    async fn write(&mut self, write: &mut WriteHalf) -> io::Result<()> {
+        let device = self.link.device.name();
+        let writing = self.write_all(write);
+        tokio::pin!(writing);
+        if let Ok(written) = timeout(STALL_WARNING, &mut writing).await {
+            return written;
+        }
+        tracing::warn!(device, waited = ?STALL_WARNING,
+            "the device takes no data; commands wait in the queue. hint: check flow control and whether the device is stuck");
+        writing.await
     }
 
-    fn tell_all(&mut self, fate: Fate) {
-        for outgoing in std::mem::take(&mut self.followed) {
-            self.tell(outgoing, fate);
+    async fn write_all(&mut self, write: &mut WriteHalf) -> io::Result<()> {
+        self.settle();
+        while self.taken < self.bytes.len() {
+            let written = match write.write(&self.bytes[self.taken..]).await {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                written => written,
+            };
+            self.has_failed = written.is_err();
+            let taken = written?;
+            self.taken += taken;
+            self.link.device.state.stats.bytes_out.add(taken as u64);
+            self.settle();
         }
+        Ok(())
     }
 
-    fn tell(&self, outgoing: Outgoing, fate: Fate) {
-        let Outgoing { frame, receipt } = outgoing;
-        let dropped = match fate {
-            Fate::Written => None,
-            Fate::Dropped(reason) => Some(reason),
-        };
-        self.pending.device.watch.tell(|| What::Out { frame, peer: self.peer, dropped });
-        if let Some(receipt) = receipt {
-            receipt.tell(fate);
+    /// Counts the frames that the kernel has taken whole.
+    fn settle(&mut self) {
+        let whole = self.frames.partition_point(|(_, end)| *end <= self.taken);
+        self.link.device.state.stats.frames_out.add(whole as u64);
+        for (outgoing, end) in self.frames.drain(..whole) {
+            self.whole = end;
+            tell(self.link, outgoing, Fate::Written);
         }
+    }
+}
+
+/// Tells who waits for `outgoing`, and who watches.
+fn tell(link: &Link<'_>, outgoing: Outgoing, fate: Fate) {
+    let Outgoing { frame, receipt, .. } = outgoing;
+    let dropped = match fate {
+        Fate::Written => None,
+        Fate::Dropped(reason) => Some(reason),
+    };
+    link.device.watch.tell(|| What::Out { frame, peer: link.peer, dropped });
+    if let Some(receipt) = receipt {
+        receipt.tell(fate);
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.tell_all(Fate::Dropped(self.pending.reason));
+        let Link { device, outbox, drain, .. } = self.link;
+        let mut unwritten = std::mem::take(&mut self.frames).into_iter().map(|(outgoing, _)| outgoing);
+        let goes_back = drain.is_cancelled() && !self.has_failed;
+        let lost = if goes_back { usize::from(self.taken > self.whole) } else { unwritten.len() };
+        device.count_drop(DropReason::WriteFailed, lost as u64, None);
+        for outgoing in unwritten.by_ref().take(lost) {
+            tell(self.link, outgoing, Fate::Dropped(DropReason::WriteFailed));
+        }
+        if unwritten.len() > 0 {
+            outbox.put_back(unwritten, device.losses());
+            device.leave_late();
+        }
     }
-}
-
-/// Writes all of `bytes`, saying once when the device does not take them.
-async fn write_all(write: &mut WriteHalf, bytes: &[u8], device: &Device) -> io::Result<()> {
-    let writing = write.write_all(bytes);
-    tokio::pin!(writing);
-    if let Ok(written) = timeout(STALL_WARNING, &mut writing).await {
-        return written;
-    }
-    tracing::warn!(device = device.name(), waited = ?STALL_WARNING,
-        "the device takes no data; commands wait in the queue. hint: check flow control and whether the device is stuck");
-    writing.await
 }
