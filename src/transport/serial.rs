@@ -256,9 +256,15 @@ fn shared_with(path: &Path) -> Option<String> {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        // Closing would wait up to 30 s for it to be sent.
-        if self.stream.bytes_to_write().is_ok_and(|bytes| bytes > 0) {
+        // Closing would wait up to 30 s for it to be sent. (A pty never says that there is any, and keeps it.)
+        if let Ok(bytes @ 1..) = self.stream.bytes_to_write() {
             let _ = self.stream.clear(ClearBuffer::Output);
+            let port = self.stream.name();
+            tracing::warn!(
+                port,
+                bytes,
+                "closed before the driver had sent all that was written: the rest is thrown away"
+            );
         }
     }
 }
