@@ -3,23 +3,22 @@
 use super::Device;
 use crate::stats::DropReason;
 
-/// Frames or messages on their way. Those that are not settled when it is dropped, because a write failed or the link
-/// was given up, are counted.
+/// Frames or messages on their way. Those that are not settled when it is dropped, for only the end of the device can keep
+/// them from arriving, are counted.
 pub(super) struct Pending<'a> {
-    pub(super) device: &'a Device,
-    pub(super) reason: DropReason,
+    device: &'a Device,
     pub(super) count: u64,
 }
 
 impl<'a> Pending<'a> {
     /// None as yet.
-    pub(super) fn new(device: &'a Device, reason: DropReason) -> Pending<'a> {
-        Pending { device, reason, count: 0 }
+    pub(super) fn new(device: &'a Device) -> Pending<'a> {
+        Pending { device, count: 0 }
     }
 
-    /// One, which only the end of the device can keep from arriving.
+    /// One.
     pub(super) fn one(device: &'a Device) -> Pending<'a> {
-        Pending { device, reason: DropReason::Stopped, count: 1 }
+        Pending { device, count: 1 }
     }
 
     /// They have arrived: returns how many.
@@ -30,8 +29,7 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        let reason = if self.reason == DropReason::Stopped { forced_end() } else { self.reason };
-        self.device.count_drop(reason, self.count, None);
+        self.device.count_drop(forced_end(), self.count, None);
     }
 }
 

@@ -116,7 +116,7 @@ async fn publish_later(device: &Device, outcomes: &mut Vec<Outcome>) {
 /// Publishes what the rules made, and adds it to `made`. What is left when the gateway's time to stop is over is
 /// counted.
 async fn publish(device: &Device, outcomes: &mut Vec<Outcome>, mut made: Option<&mut Vec<Made>>) {
-    let mut pending = Pending::new(device, DropReason::Stopped);
+    let mut pending = Pending::new(device);
     pending.count = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Publish(_))).count() as u64;
     for outcome in outcomes.drain(..) {
         let message = match outcome {

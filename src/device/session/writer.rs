@@ -16,8 +16,10 @@ use crate::framing::Codec;
 use crate::stats::DropReason;
 use crate::transport::WriteHalf;
 
-/// Commands are gathered into one write up to this size.
+/// Commands are gathered into one write up to so many bytes.
 const WRITE_SIZE: usize = 16 * 1024;
+/// The same in frames, which are kept until they are written.
+const WRITE_FRAMES: usize = 256;
 /// A write that the device has not taken after this long is worth a line in the log.
 const STALL_WARNING: Duration = Duration::from_secs(10);
 
@@ -34,7 +36,7 @@ pub(super) async fn write_commands(mut write: WriteHalf, link: &Link<'_>) -> End
         };
         batch.begin();
         batch.add(first, &codec);
-        while gap.is_zero() && batch.bytes.len() < WRITE_SIZE {
+        while gap.is_zero() && batch.has_room() {
             let Some(next) = link.outbox.try_next(losses) else { break };
             batch.add(next, &codec);
         }
@@ -72,6 +74,10 @@ impl<'a> Batch<'a> {
     fn begin(&mut self) {
         self.bytes.clear();
         (self.taken, self.whole) = (0, 0);
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes.len() < WRITE_SIZE && self.frames.len() < WRITE_FRAMES
     }
 
     /// Adds `outgoing`, if the framing can carry it.
