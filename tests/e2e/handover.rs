@@ -12,6 +12,8 @@ use crate::common::{Gateway, Mqtt, Port, wait_until};
 
 const FLIPS: usize = 50;
 const AUTHORS: usize = 4;
+/// Numbers that an author has, at most.
+const MOST: usize = 20_000;
 const STATUS: &str = "gatepost/test/device/board/status";
 
 /// A TCP device that writes down what it is sent, one connection after the other: the kernel hands them out in the order
@@ -65,7 +67,7 @@ impl Authors {
             let stop = stop.clone();
             std::thread::spawn(move || {
                 let mqtt = Mqtt::connect(port);
-                let numbers = (0..).take_while(|_| !stop.load(Ordering::Relaxed));
+                let numbers = (0..MOST).take_while(|_| !stop.load(Ordering::Relaxed));
                 numbers.inspect(|number| mqtt.publish("board/set", format!("{author} {number}"), 1)).count() as u64
             })
         };
@@ -145,6 +147,7 @@ fn expect_all(heard: &[Numbered], sent: &[u64]) {
     }
 }
 
+/// There is room for all that the authors have, should the wire not be read for a while.
 const KEEP: &str = "queue = { max = 100000, while_offline = \"keep\" }";
 
 #[test]
