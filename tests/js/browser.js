@@ -42,8 +42,9 @@ function finish(code) {
   process.exitCode = code;
   server.close();
   server.closeAllConnections();
-  browser.once('exit', () => fs.rmSync(profile, { recursive: true, force: true, maxRetries: 5 }));
-  browser.kill();
+  // Closed when the last of its processes, which have its standard error too, writes no more into the profile.
+  browser.once('close', () => fs.rmSync(profile, { recursive: true, force: true }));
+  process.kill(-browser.pid, 'SIGKILL');
 }
 
 const server = http.createServer((request, response) => {
@@ -68,7 +69,11 @@ server.listen(0, '127.0.0.1', () => {
     // The test's own authority is in no store; the other tests check certificates.
     '--ignore-certificate-errors', `--user-data-dir=${profile}`,
   ];
-  browser = spawn(chromium, [...flags, `http://127.0.0.1:${server.address().port}/`], { stdio: ['ignore', 'ignore', 'pipe'] });
+  const url = `http://127.0.0.1:${server.address().port}/`;
+  browser = spawn(chromium, [...flags, url], {
+    detached: true, // with a process group of its own
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
   let said = '';
   browser.stderr.on('data', (part) => (said = (said + part).slice(-4000)));
   browser.once('error', (error) => {
