@@ -120,7 +120,9 @@ fn examine(machine: &Machine, args: &Args) -> Vec<Finding> {
     let file = loaded.files.first().map_or(Path::new(config::DEFAULT_PATH), PathBuf::as_path);
     findings.extend(broker::examine(machine, &loaded.config.broker, file));
     findings.extend(machine.service.iter().flat_map(|service| service.examine(&loaded, &machine.accounts)));
-    findings.extend(host::disk(machine, state_dir(machine, &loaded)));
+    let state_dir = state_dir(machine, &loaded);
+    let database = loaded.config.broker.database.as_ref().and_then(|path| path.file_name());
+    findings.extend(host::disk(machine, state_dir, database.map(|name| state_dir.join(name)).as_deref()));
     findings.push(host::files(machine, &loaded.config));
     findings
 }

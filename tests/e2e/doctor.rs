@@ -293,6 +293,11 @@ printf 'dialout:x:20:%s\\ngatepost:x:990:pi\\n' \"$DIALOUT\" > /etc/group
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("problem: disk: the service user gatepost may not write to /var/lib/gatepost"), "{text}");
     assert!(text.contains("sudo chown -R gatepost: /var/lib/gatepost"), "{text}");
+    // As somebody leaves it who has started it with sudo once.
+    let (code, text) = look("0", "gatepost", "(umask 077; : > /var/lib/gatepost/broker.db)");
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("the service user gatepost may not write to /var/lib/gatepost/broker.db"), "{text}");
+    assert!(text.contains("sudo chown -R gatepost: /var/lib/gatepost"), "{text}");
 }
 
 /// The default listeners, in a network of its own: the ports are free there.

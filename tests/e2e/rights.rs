@@ -84,6 +84,32 @@ fn what_root_adds_a_user_to_can_be_read_by_the_service() {
     assert_eq!(add("cid"), (0, DIALOUT, 0o600), "who closed it meant it");
 }
 
+/// As somebody leaves it who has started it as root once.
+#[test]
+#[ignore = "needs root"]
+fn a_store_of_another_user_is_told_and_the_gateway_works_without() {
+    let dir = TempDir::new().unwrap();
+    open_to_all(&dir);
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    chown(&state, Some(NOBODY), Some(NOBODY)).unwrap();
+    let database = state.join("broker.db");
+    fs::write(&database, "").unwrap();
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).unwrap();
+    let file = dir.path().join("gatepost.toml");
+    fs::write(&file, "[gateway]\nstate_dir = \"state\"\ncontrol = \"state/control\"\n[broker]\nlistener = []\n")
+        .unwrap();
+    let mut command = Command::new(public_binary(dir.path()));
+    command.args(["run", "-c", file.to_str().unwrap()]).uid(NOBODY).gid(NOBODY);
+    let gateway = Process::spawn(command);
+    let line = gateway.find("broker.db");
+    assert!(line.contains("Permission denied") && line.contains("started as root once"), "{line}");
+    gateway.find("ready");
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.finish().0, 0);
+    assert_eq!(fs::read(&database).unwrap(), b"", "it is left alone");
+}
+
 /// A gateway without a network listener that is to use `control`; its log is awaited up to `said`.
 fn with_control(dir: &TempDir, control: &Path, said: &str) -> (Process, String) {
     let file = dir.path().join("gatepost.toml");

@@ -1,6 +1,6 @@
 //! Findings about the machine as a whole: clock, disk, limits.
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, StatVfs, StatVfsMountFlags, accessat, statvfs};
@@ -41,8 +41,8 @@ pub fn clock(machine: &Machine, now: u64) -> Finding {
     advice(finding.why("A machine without a battery clock starts with a time of the past; times in messages drift."))
 }
 
-/// The folder for state: whether it can be written to, and whether there is room.
-pub fn disk(machine: &Machine, state_dir: &Path) -> Vec<Finding> {
+/// The folder for state, and `database` in it: whether they can be written to, and whether there is room.
+pub fn disk(machine: &Machine, state_dir: &Path, database: Option<&Path>) -> Vec<Finding> {
     let place = existing(state_dir);
     let mut findings = Vec::new();
     match statvfs(&place) {
@@ -54,7 +54,7 @@ pub fn disk(machine: &Machine, state_dir: &Path) -> Vec<Finding> {
     }
     let is_read_only = statvfs(&place).is_ok_and(|space| space.f_flag.contains(StatVfsMountFlags::RDONLY));
     if !is_read_only {
-        findings.extend(not_writable(machine, state_dir, &place));
+        findings.extend(not_writable(machine, state_dir, &place, database));
     }
     if findings.is_empty() {
         findings.push(Finding::fine("disk", format!("state_dir {} has room", state_dir.display())));
@@ -67,34 +67,39 @@ fn existing(folder: &Path) -> PathBuf {
     folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/")).to_owned()
 }
 
-/// That the gateway may not write to its folder, or to the one above where it would make it.
-fn not_writable(machine: &Machine, state_dir: &Path, place: &Path) -> Option<Finding> {
-    let user = match &machine.service {
-        // systemd makes it, and gives it to the service.
-        Some(service) => {
-            let is_refused = |folder: &Metadata| !service.may_fill(folder);
-            fs::metadata(state_dir).ok().filter(is_refused)?;
-            format!("the service user {SERVICE_USER}")
-        }
-        None => {
-            let refused = accessat(CWD, place, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_err();
-            let name = || machine.accounts.user_name(rustix::process::geteuid().as_raw());
-            refused.then(|| name().unwrap_or_else(|| "$USER".to_owned()))?
+/// That the gateway may not write to its folder, or to the one above where it would make it, or to its database there: who
+/// has started it as another user once has made one that is not its own.
+fn not_writable(machine: &Machine, state_dir: &Path, place: &Path, database: Option<&Path>) -> Option<Finding> {
+    let is_refused = |path: &Path| match (&machine.service, fs::metadata(path)) {
+        (_, Err(_)) => false,
+        (Some(service), Ok(found)) if found.is_dir() => !service.may_fill(&found),
+        (Some(service), Ok(found)) => !service.may_open(&found),
+        (None, Ok(found)) => {
+            let rights = if found.is_dir() { Access::EXEC_OK } else { Access::READ_OK };
+            accessat(CWD, path, Access::WRITE_OK | rights, AtFlags::EACCESS).is_err()
         }
     };
-    let what = format!("{user} may not write to {}", place.display());
-    let owner = if machine.service.is_some() { SERVICE_USER } else { &user };
+    // systemd makes the folder, and gives it to the service.
+    let folder = if machine.service.is_some() { state_dir } else { place };
+    let obstacle = [Some(folder), database].into_iter().flatten().find(|path| is_refused(path))?;
+    let own = || machine.accounts.user_name(rustix::process::geteuid().as_raw()).unwrap_or_else(|| "$USER".to_owned());
+    let (user, owner) = match &machine.service {
+        Some(_) => (format!("the service user {SERVICE_USER}"), SERVICE_USER.to_owned()),
+        None => (own(), own()),
+    };
+    let what = format!("{user} may not write to {}", obstacle.display());
     // The folder of a gateway that another started is not for whoever asks.
     let is_of_other = machine.service.is_none() && machine.gateway().is_some();
     let finding = if is_of_other { Finding::warning("disk", what) } else { Finding::problem("disk", what) };
-    let finding = finding.why(format!(
-        "The gateway keeps its state in {} (state_dir) and must be able to write there.",
-        state_dir.display()
-    ));
+    let state_dir = state_dir.display();
+    let finding =
+        finding.why(format!("The gateway keeps its state in {state_dir} (state_dir) and must be able to write there."));
     Some(if machine.service.is_some() {
-        finding.fix(format!("sudo chown -R {owner}: {} && sudo systemctl restart gatepost", state_dir.display()))
+        finding.fix(format!("sudo chown -R {owner}: {state_dir} && sudo systemctl restart gatepost"))
+    } else if obstacle == folder {
+        finding.fix(format!("sudo install -d -o {owner} -m 0750 {state_dir}"))
     } else {
-        finding.fix(format!("sudo install -d -o {owner} -m 0750 {}", state_dir.display()))
+        finding.fix(format!("sudo chown {owner}: {}*    # its log has the same rights", obstacle.display()))
     })
 }
 
@@ -231,7 +236,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(existing(&folder.path().join("a/b")), folder.path());
         let machine = Machine::gather(Path::new("/"));
-        let findings = disk(&machine, &folder.path().join("a/b"));
+        let findings = disk(&machine, &folder.path().join("a/b"), None);
         assert!(findings.iter().all(|finding| !finding.what.contains("may not write")), "{findings:?}");
     }
 
