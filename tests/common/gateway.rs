@@ -23,6 +23,13 @@ level = "info"
 format = "plain"
 "#;
 
+/// A log without the clients of a storm.
+pub const QUIET_LOG: &str = r#"
+[log]
+level = "info,gatepost::broker=error,gatepost::broker::listener=info"
+format = "plain"
+"#;
+
 /// A listener on a free port, which lets everybody in.
 pub const LISTENER: &str = r#"
 [[broker.listener]]

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-pub use gateway::{Gateway, LISTENER, gatepost};
+pub use gateway::{Gateway, LISTENER, QUIET_LOG, gatepost};
 pub use holdings::Holdings;
 pub use ledger::Ledger;
 pub use mqtt::Mqtt;

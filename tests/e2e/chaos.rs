@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use crate::common::peer::{Link, Peer, Port};
 use crate::common::wire::{self, Connect, Publish};
-use crate::common::{DEADLINE, Gateway, Holdings, LISTENER, wait_until};
+use crate::common::{DEADLINE, Gateway, Holdings, LISTENER, QUIET_LOG, wait_until};
 
 const WRITERS: usize = 24;
 const READERS: usize = 9;
@@ -36,10 +36,6 @@ const PROMPT: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(10);
 
 const BROKER: &str = r#"
-[log]
-level = "info,gatepost::broker=error,gatepost::broker::listener=info"
-format = "plain"
-
 [broker]
 max_queued = 1000000
 max_queued_bytes = "256MiB"
@@ -330,7 +326,7 @@ async fn run(kills: bool) {
     let seconds = setting("GATEPOST_CHAOS_SECONDS", 10);
     println!("GATEPOST_CHAOS_SEED={seed}");
     let mut rng = Rng::with_seed(seed);
-    let config = format!("{BROKER}persistence = {kills}\n{LISTENER}");
+    let config = format!("{QUIET_LOG}{BROKER}persistence = {kills}\n{LISTENER}");
     let mut gateway = Gateway::start_with(TempDir::new().unwrap(), &config);
     let before = Holdings::of(gateway.id());
     let chaos =

@@ -178,12 +178,16 @@ fn a_queue_that_keeps_nothing_counts_what_comes_between() {
     }
 }
 
+fn two_speeds(port: &Port) -> Versions {
+    let serial = |baud: u32| format!("serial = {{ port = \"{}\", baud = {baud} }}", port.path());
+    Versions { transports: [serial(9600), serial(115_200)], keys: KEEP }
+}
+
 #[test]
 fn another_baud_rate_loses_no_command() {
     let dir = TempDir::new().unwrap();
     let port = Port::plugged(dir.path(), "ttyUSB0");
-    let serial = |baud: u32| format!("serial = {{ port = \"{}\", baud = {baud} }}", port.path());
-    let versions = Versions { transports: [serial(9600), serial(115_200)], keys: KEEP };
+    let versions = two_speeds(&port);
     // Read as it comes: a pty holds little.
     let device = std::thread::spawn(move || port.read_all(b"end\n"));
     let (gateway, sent) = versions.flip(dir);
@@ -198,8 +202,7 @@ fn another_baud_rate_loses_no_command() {
 fn what_a_device_does_not_take_in_time_the_next_one_writes() {
     let dir = TempDir::new().unwrap();
     let port = Port::plugged(dir.path(), "ttyUSB0");
-    let serial = |baud: u32| format!("serial = {{ port = \"{}\", baud = {baud} }}", port.path());
-    let versions = Versions { transports: [serial(9600), serial(115_200)], keys: KEEP };
+    let versions = two_speeds(&port);
     let mut gateway = Gateway::start_in(dir, &versions.text(0));
     let client = Mqtt::connect(gateway.port());
     // More than the pty takes, and more than is gathered into one write.

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use tokio::runtime::Handle;
 
 use super::stage::{Stage, pause};
-use crate::common::Gateway;
+use crate::common::{Gateway, QUIET_LOG};
 
 /// The configuration, which has many versions. A device restarts, the rules of another change, a third comes and goes, and so
 /// does a listener.
@@ -18,10 +18,6 @@ pub struct Config {
 }
 
 const BROKER: &str = r#"
-[log]
-level = "info,gatepost::broker=error,gatepost::broker::listener=info"
-format = "plain"
-
 [broker]
 max_queued = 1000
 sys_interval = "1s"
@@ -40,7 +36,7 @@ impl Config {
     }
 
     pub fn version(&self, version: u64) -> String {
-        let mut text = BROKER.to_owned();
+        let mut text = [QUIET_LOG, BROKER].concat();
         if version % 3 == 1 {
             text += "[[broker.listener]]\naddress = \"unix:other.sock\"\n";
         }
