@@ -18,8 +18,6 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::config::Transport;
 
-pub mod accounts;
-pub mod holders;
 pub mod ports;
 pub mod probe;
 pub mod serial;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{exit, output};
 use crate::config::{MAX_SOCKET_PATH, SYSTEM_CONTROL, default_control_socket};
 use crate::control::protocol::{Answer, Code, Request};
-use crate::transport::accounts::Accounts;
+use crate::machine::accounts::Accounts;
 
 /// How long an answer may take that needs nothing but the gateway itself.
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);

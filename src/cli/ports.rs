@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{exit, output};
-use crate::transport::holders::{Holder, Holders};
+use crate::machine::holders::{Holder, Holders};
 use crate::transport::ports::{self, Port};
 
 const EXAMPLES: &str = "\

@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_serial::{ClearBuffer, ErrorKind, SerialPort as _, SerialStream};
 
-use super::holders::{Holders, is_pty};
 use super::{Opened, Stream, ports};
 use crate::config::{ControlLine, FlowControl, Parity, Serial, SerialPort};
+use crate::machine::holders::{Holders, is_pty};
 
 mod error;
 

@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::service::Service;
-use crate::transport::accounts::Accounts;
-use crate::transport::holders::{Holder, Holders};
+use crate::machine::accounts::Accounts;
+use crate::machine::holders::{Holder, Holders};
 use crate::transport::ports::{self, Port};
 
 /// The machine as it was when it was looked at.

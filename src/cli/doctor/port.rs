@@ -13,7 +13,7 @@ use super::service::USER as SERVICE_USER;
 use super::{console, modem_manager};
 use crate::cli::ports::name_to_write;
 use crate::config::SerialPort;
-use crate::transport::holders::Holders;
+use crate::machine::holders::Holders;
 use crate::transport::ports::Port;
 use crate::transport::serial;
 

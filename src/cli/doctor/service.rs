@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::finding::Finding;
 use super::machine::Process;
 use crate::config::{Loaded, PrivateKey};
-use crate::transport::accounts::Accounts;
+use crate::machine::accounts::Accounts;
 
 /// The user that packages and the unit file run the gateway as.
 pub const USER: &str = "gatepost";

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::transport::accounts::Accounts;
-use crate::transport::holders::{Holder, Holders};
+use crate::machine::accounts::Accounts;
+use crate::machine::holders::{Holder, Holders};
 use crate::transport::ports::Port;
 
 /// Why a serial port could not be opened.
