@@ -64,7 +64,6 @@ pub mod subscriptions;
 mod sys;
 mod tls;
 mod waiters;
-pub mod websocket;
 mod will;
 
 /// The broker. Dropping it stops it without waiting; [`Broker::stop`] waits.

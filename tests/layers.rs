@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Lowest first; `a/b` stands for the modules below `a` of that name. As in the table of src/lib.rs.
 const LAYERS: &[&[&str]] = &[
     &["topic", "qos", "template", "backoff", "log_limit", "stats"],
-    &["transport", "framing", "machine", "config", "log"],
+    &["transport", "framing", "net", "machine", "config", "log"],
     &["broker"],
     &["device"],
     &["gateway", "control"],

@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::BytesMut;
-use gatepost::broker::websocket::frame::{Decoder, Event, Violation};
+use gatepost::net::websocket::frame::{Decoder, Event, Violation};
 use libfuzzer_sys::fuzz_target;
 
 fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Event>, Option<Violation>) {

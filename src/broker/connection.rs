@@ -15,11 +15,11 @@ use super::packet::{Connack, Connect, ConnectError, Frame, PacketError, Reason, 
 use super::session::{Attach, close};
 use super::stream::{Peer, Stream};
 use super::tls::{self, Failed};
-use super::websocket::WebSocket;
-use super::websocket::handshake::{self, HandshakeError};
 use super::{Shared, admission};
 use crate::config;
 use crate::log_limit::excerpt;
+use crate::net::websocket::WebSocket;
+use crate::net::websocket::handshake::{self, Endpoint, HandshakeError};
 
 /// How long a client may take to send CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +30,16 @@ const FIRST_READ: usize = 512;
 /// Bytes of the longest CONNECT: it is read before anybody is known. A will and a client identifier of the greatest
 /// length fit.
 const MAX_CONNECT: usize = 160 * 1024;
+
+/// MQTT over WebSocket (MQTT 5.0, section 6). The sub-protocol is `mqtt` [MQTT-6.0.0-3]; clients of version 3.1 use the
+/// second.
+const WEBSOCKET: Endpoint = Endpoint {
+    paths: &["/", "/mqtt"],
+    protocols: &["mqtt", "mqttv3.1"],
+    not_found: "MQTT over WebSocket has the paths / and /mqtt",
+    no_upgrade: "this is MQTT over WebSocket, version 13, and no web page",
+    no_protocol: "the WebSocket sub-protocol is mqtt",
+};
 
 /// A connection as its listener hands it over.
 #[derive(Debug)]
@@ -164,7 +174,7 @@ async fn open(shared: &Shared, entrance: &Entrance, mut stream: Stream, max_pack
             tls.accept(stream).await.map_err(|Failed { failure, stream }| Closed { stream, why: failure.into() })?;
     }
     if entrance.websocket {
-        let input = match handshake::accept(&mut stream).await {
+        let input = match handshake::accept(&mut stream, &WEBSOCKET).await {
             Ok(input) => input,
             Err(error) => return Err(Closed { stream, why: error.into() }),
         };

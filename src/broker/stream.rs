@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use super::websocket::WebSocket;
+use crate::net::websocket::WebSocket;
 
 /// A client's connection, as a stream of MQTT's bytes.
 #[derive(Debug)]

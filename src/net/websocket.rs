@@ -1,7 +1,7 @@
-//! MQTT over WebSocket (RFC 6455; MQTT 5.0, section 6): the binary frames of a connection as one stream of bytes.
+//! WebSocket (RFC 6455), as a server speaks it: the binary frames of a connection as one stream of bytes.
 //!
-//! Payloads are passed on as they come, so that a frame may be of any size: clients put many packets in one frame, or
-//! one packet in many [MQTT-6.0.0-2]. What is kept is one read, one frame to be written, and one pong.
+//! Payloads are passed on as they come, so that a frame may be of any size: what is spoken over it may have many packets
+//! in one frame, or one packet in many [MQTT-6.0.0-2]. What is kept is one read, one frame to be written, and one pong.
 
 use std::io;
 use std::pin::{Pin, pin};

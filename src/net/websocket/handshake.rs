@@ -1,4 +1,4 @@
-//! The opening handshake of a WebSocket connection (RFC 6455, section 4.2), for MQTT.
+//! The opening handshake of a WebSocket connection (RFC 6455, section 4.2), as a server answers it.
 
 use std::io;
 
@@ -12,8 +12,20 @@ use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 /// Bytes of the longest request; browsers send cookies along.
 const MAX_REQUEST: usize = 16 * 1024;
 
-/// The sub-protocols of MQTT [MQTT-6.0.0-3]; clients of version 3.1 use the second.
-const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
+/// What is offered over WebSocket, and what a client is told that wants something else.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint {
+    /// Paths that a request may have.
+    pub paths: &'static [&'static str],
+    /// Sub-protocols; the first of the client's that is among them is agreed on.
+    pub protocols: &'static [&'static str],
+    /// Said of other paths, with 404.
+    pub not_found: &'static str,
+    /// Said to what is HTTP and no WebSocket of version 13, with 426.
+    pub no_upgrade: &'static str,
+    /// Said of other sub-protocols, with 400.
+    pub no_protocol: &'static str,
+}
 
 /// Why there is no WebSocket connection.
 #[derive(Debug, thiserror::Error)]
@@ -23,11 +35,11 @@ pub enum HandshakeError {
     Io(#[from] io::Error),
     /// The request was answered with an HTTP error.
     #[error("{0}")]
-    Refused(&'static Refusal),
+    Refused(Refusal),
 }
 
 /// An HTTP error.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {what}")]
 pub struct Refusal {
     /// Code and reason phrase.
@@ -40,27 +52,22 @@ pub struct Refusal {
 const NOT_HTTP: Refusal = Refusal { status: "400 Bad Request", what: "not an HTTP request", headers: "" };
 const TOO_LONG: Refusal =
     Refusal { status: "431 Request Header Fields Too Large", what: "a request of more than 16 KiB", headers: "" };
-const NOT_FOUND: Refusal =
-    Refusal { status: "404 Not Found", what: "MQTT over WebSocket has the paths / and /mqtt", headers: "" };
-const NO_UPGRADE: Refusal = Refusal {
-    status: "426 Upgrade Required",
-    what: "this is MQTT over WebSocket, version 13, and no web page",
-    headers: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-};
-const NO_MQTT: Refusal = Refusal { status: "400 Bad Request", what: "the WebSocket sub-protocol is mqtt", headers: "" };
 
-/// Reads the request and answers it. Returns what came behind it. Bounded in size, not in time.
-pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<BytesMut, HandshakeError> {
+/// Reads a request for `endpoint` and answers it. Returns what came behind it. Bounded in size, not in time.
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    endpoint: &Endpoint,
+) -> Result<BytesMut, HandshakeError> {
     let mut input = BytesMut::new();
     let answer = loop {
         match Request::try_parse(&input) {
             Ok(Some((length, request))) => {
                 let _ = input.split_to(length);
-                break answer(&request);
+                break endpoint.answer(&request);
             }
             Ok(None) if input.len() < MAX_REQUEST => {}
-            Ok(None) => break Err(&TOO_LONG),
-            Err(_) => break Err(&NOT_HTTP),
+            Ok(None) => break Err(TOO_LONG),
+            Err(_) => break Err(NOT_HTTP),
         }
         if stream.read_buf(&mut input).await? == 0 {
             return Err(HandshakeError::Io(io::ErrorKind::UnexpectedEof.into()));
@@ -80,31 +87,39 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result
     }
 }
 
-fn answer(request: &Request) -> Result<Vec<u8>, &'static Refusal> {
-    if !["/", "/mqtt"].contains(&request.uri().path()) {
-        return Err(&NOT_FOUND);
+impl Endpoint {
+    fn answer(&self, request: &Request) -> Result<Vec<u8>, Refusal> {
+        if !self.paths.contains(&request.uri().path()) {
+            return Err(Refusal { status: "404 Not Found", what: self.not_found, headers: "" });
+        }
+        let mut response: Response = create_response(request).map_err(|_| Refusal {
+            status: "426 Upgrade Required",
+            what: self.no_upgrade,
+            headers: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+        })?;
+        if let Some(protocol) = self.protocol(request)? {
+            response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        }
+        let mut bytes = Vec::new();
+        write_response(&mut bytes, &response).map_err(|_| NOT_HTTP)?;
+        Ok(bytes)
     }
-    let mut response: Response = create_response(request).map_err(|_| &NO_UPGRADE)?;
-    if let Some(protocol) = protocol(request)? {
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-    }
-    let mut bytes = Vec::new();
-    write_response(&mut bytes, &response).map_err(|_| &NOT_HTTP)?;
-    Ok(bytes)
-}
 
-/// The first that both know; `None` if the client names none at all, for there are such clients.
-fn protocol(request: &Request) -> Result<Option<&'static str>, &'static Refusal> {
-    let asked = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
-    let mut words = asked.iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
-    match words.find_map(|word| PROTOCOLS.into_iter().find(|known| *known == word.trim())) {
-        None if asked.iter().next().is_some() => Err(&NO_MQTT),
-        found => Ok(found),
+    /// The first that both know; `None` if the client names none at all, for there are such clients.
+    fn protocol(&self, request: &Request) -> Result<Option<&'static str>, Refusal> {
+        let asked = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
+        let mut words = asked.iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+        match words.find_map(|word| self.protocols.iter().copied().find(|known| *known == word.trim())) {
+            None if asked.iter().next().is_some() => {
+                Err(Refusal { status: "400 Bad Request", what: self.no_protocol, headers: "" })
+            }
+            found => Ok(found),
+        }
     }
 }
 
 impl Refusal {
-    fn to_http(&self) -> String {
+    fn to_http(self) -> String {
         let Refusal { status, what, headers } = self;
         let length = what.len() + 1;
         format!(
@@ -119,6 +134,14 @@ mod tests {
 
     use super::*;
 
+    const ENDPOINT: Endpoint = Endpoint {
+        paths: &["/", "/mqtt"],
+        protocols: &["mqtt", "mqttv3.1"],
+        not_found: "not here",
+        no_upgrade: "no web page",
+        no_protocol: "mqtt only",
+    };
+
     /// The answer to a request of `first` line and further `headers`, and what is left of the input.
     async fn ask(first: &str, headers: &str, behind: &[u8]) -> (String, Option<BytesMut>) {
         let (mut server, mut client) = duplex(64 * 1024);
@@ -128,7 +151,7 @@ mod tests {
         );
         client.write_all(request.as_bytes()).await.unwrap();
         client.write_all(behind).await.unwrap();
-        let rest = accept(&mut server).await.ok();
+        let rest = accept(&mut server, &ENDPOINT).await.ok();
         drop(server);
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
@@ -176,10 +199,11 @@ mod tests {
     async fn a_browser_that_only_looks_is_told_what_this_is() {
         let (mut server, mut client) = duplex(1024);
         client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        accept(&mut server).await.unwrap_err();
+        accept(&mut server, &ENDPOINT).await.unwrap_err();
         drop(server);
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 426 ") && answer.contains("Upgrade: websocket"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nno web page\n"), "{answer}");
     }
 }

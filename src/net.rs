@@ -1,0 +1,3 @@
+//! Bytes between this machine's programs and other peers, whatever is spoken over them.
+
+pub mod websocket;
