@@ -39,9 +39,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::broker::socket::ServerSocket;
-use crate::broker::stream::Stream;
 use crate::gateway::Gateway;
+use crate::net::socket::ServerSocket;
+use crate::net::stream::Stream;
 use connection::Connection;
 use protocol::Answer;
 pub use protocol::{Code, Data, Line, Refusal, Request, Shown, ShownMade};

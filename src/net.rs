@@ -1,3 +1,5 @@
 //! Bytes between this machine's programs and other peers, whatever is spoken over them.
 
+pub mod socket;
+pub mod stream;
 pub mod websocket;

@@ -9,8 +9,8 @@ use rustls_pki_types::CertificateDer;
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::stream::Stream;
 use crate::config::{ServerTls, TlsError};
+use crate::net::stream::Stream;
 
 /// Bytes that one connection may hold before they are encrypted and written.
 const BUFFER: usize = 16 * 1024;

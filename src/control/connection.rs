@@ -11,9 +11,9 @@ use tokio::time::timeout;
 use super::commands;
 use super::line::Lines;
 use super::protocol::{Answer, Code, Line, Request};
-use crate::broker::stream::Stream;
 use crate::device::watch::Watcher;
 use crate::gateway::Gateway;
+use crate::net::stream::Stream;
 
 /// How long the other side may take to read an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);

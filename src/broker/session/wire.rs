@@ -17,7 +17,7 @@ use crate::broker::limits::Permits;
 use crate::broker::message::Envelope;
 use crate::broker::packet::{PacketError, Reason, Recipient, Version, WillRequest};
 use crate::broker::stats::Counted;
-use crate::broker::stream::{Peer, Stream};
+use crate::net::stream::{Peer, Stream};
 
 /// Above it no more messages are encoded.
 const OUTPUT_ENOUGH: usize = 64 * 1024;

@@ -1,4 +1,4 @@
-//! What carries a client's bytes, and who is at its other end.
+//! What carries a peer's bytes, and who is at its other end.
 
 use std::fmt;
 use std::io;
@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use crate::net::websocket::WebSocket;
+use super::websocket::WebSocket;
 
-/// A client's connection, as a stream of MQTT's bytes.
+/// A connection that was accepted, as a stream of the bytes of what is spoken over it.
 #[derive(Debug)]
 pub enum Stream {
     /// A TCP connection.
@@ -71,7 +71,7 @@ impl AsyncRead for Stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Tls(stream) => match Pin::new(stream).poll_read(cx, buffer) {
-                // Many clients close without close_notify; MQTT's packets tell by themselves whether they are whole.
+                // Many clients close without close_notify; what is spoken over it tells by itself whether it is whole.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
                 read => read,
             },

@@ -1,4 +1,4 @@
-//! The sockets that clients come to: TCP and unix.
+//! Sockets that clients connect to: TCP and unix.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use super::stream::{Peer, Stream};
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Finds clients that vanished, also those without a keep-alive of their own.
+/// Finds clients that vanished, also where the protocol has no keep-alive.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
