@@ -60,7 +60,6 @@ mod stats;
 pub mod store;
 pub mod subscriptions;
 mod sys;
-mod tls;
 mod waiters;
 mod will;
 

@@ -2,4 +2,5 @@
 
 pub mod socket;
 pub mod stream;
+pub mod tls;
 pub mod websocket;

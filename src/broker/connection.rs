@@ -13,11 +13,11 @@ use super::limits::Permits;
 use super::listener::Entrance;
 use super::packet::{Connack, Connect, ConnectError, Frame, PacketError, Reason, Recipient};
 use super::session::{Attach, close};
-use super::tls::{self, Failed};
 use super::{Shared, admission};
 use crate::config;
 use crate::log_limit::excerpt;
 use crate::net::stream::{Peer, Stream};
+use crate::net::tls::server::{self as tls, Failed};
 use crate::net::websocket::WebSocket;
 use crate::net::websocket::handshake::{self, Endpoint, HandshakeError};
 

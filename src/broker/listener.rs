@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{self, Accepted};
 use super::limits::{Exceeded, Room};
-use super::tls::Tls;
 use super::{Shared, StartError};
 use crate::config;
 use crate::log_limit::LogLimit;
 use crate::net::socket::ServerSocket;
 use crate::net::stream::{Peer, Stream};
+use crate::net::tls::server::Tls;
 
 /// After accept failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(250);

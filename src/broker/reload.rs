@@ -7,10 +7,10 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::auth::Rules;
 use super::listener::{Door, is_only_v6, tls_of};
-use super::tls::Tls;
 use super::{Broker, StartError};
 use crate::config::{self, Listener};
 use crate::net::stream::Peer;
+use crate::net::tls::server::Tls;
 
 /// What becomes of the listeners; numbers count those of the old and of the new configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! TLS for clients, and who their certificates say they are.
+//! TLS as a listener speaks it, and who the certificates of its clients say they are.
 
 use std::io;
 use std::sync::Arc;
@@ -52,8 +52,11 @@ pub enum Failure {
 }
 
 /// A failed handshake, and the connection that is to be closed.
+#[derive(Debug)]
 pub struct Failed {
+    /// Why it failed.
     pub failure: Failure,
+    /// What is left of the connection.
     pub stream: Stream,
 }
 
@@ -71,7 +74,10 @@ fn hint(error: &rustls::Error) -> &'static str {
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Reads the files. Blocks.
+    ///
+    /// # Errors
+    /// As [`ServerTls::server_config`].
     pub fn new(settings: &ServerTls) -> Result<Tls, TlsError> {
         Ok(Tls(Mutex::new(Terms { config: settings.server_config()?, names_users: settings.identity.is_some() })))
     }
@@ -82,6 +88,9 @@ impl Tls {
     }
 
     /// The handshake; bounded in size by rustls, not in time. Also returns the user that the client proved to be.
+    ///
+    /// # Errors
+    /// Why there is no TLS, and the connection.
     pub async fn accept(&self, stream: Stream) -> Result<(Stream, Option<String>), Failed> {
         let Terms { config, names_users } = self.0.lock().clone();
         let limit = |connection: &mut ServerConnection| connection.set_buffer_limit(Some(BUFFER));
@@ -123,8 +132,8 @@ impl Failure {
     }
 }
 
-/// The common name of the subject, the last if there are several (RFC 4514: the most specific). `None` also for names
-/// that MQTT's strings cannot have [MQTT-1.5.4-2].
+/// The common name of the subject, the last if there are several (RFC 4514: the most specific). `None` also for what
+/// no user name may hold [MQTT-1.5.4-2].
 fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let name = certificate.subject().iter_common_name().last()?.as_str().ok()?;
@@ -140,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_common_name_is_found() {
-        let pem = include_bytes!("../../tests/tls/client.pem");
+        let pem = include_bytes!("../../../tests/tls/client.pem");
         let certificate = CertificateDer::from_pem_slice(pem).unwrap();
         assert_eq!(common_name(&certificate).as_deref(), Some("gatepost-client"));
         assert_eq!(common_name(&CertificateDer::from_slice(b"noise")), None);

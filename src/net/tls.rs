@@ -1,0 +1,3 @@
+//! TLS, with rustls and ring.
+
+pub mod server;
