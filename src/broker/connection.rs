@@ -9,13 +9,13 @@ use tokio::io::AsyncReadExt;
 
 use super::admission::Terms;
 use super::auth::{Credentials, Login};
-use super::limits::Permits;
 use super::listener::Entrance;
 use super::packet::{Connack, Connect, ConnectError, Frame, PacketError, Reason, Recipient};
 use super::session::{Attach, close};
 use super::{Shared, admission};
 use crate::config;
 use crate::log_limit::excerpt;
+use crate::net::limits::Permits;
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::server::{self as tls, Failed};
 use crate::net::websocket::WebSocket;

@@ -11,10 +11,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{self, Accepted};
-use super::limits::{Exceeded, Room};
 use super::{Shared, StartError};
 use crate::config;
 use crate::log_limit::LogLimit;
+use crate::net::limits::{Exceeded, Limit};
 use crate::net::socket::ServerSocket;
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::server::Tls;
@@ -56,7 +56,7 @@ pub struct Entrance {
     /// Whether MQTT comes in WebSocket frames.
     pub websocket: bool,
     allow_anonymous: AtomicBool,
-    room: Arc<Room>,
+    limit: Arc<Limit>,
     /// Cancelled when the listener is removed, or speaks something else from now on.
     pub closed: CancellationToken,
 }
@@ -115,7 +115,7 @@ impl Door {
                 old.replace(new);
             }
             entrance.allow_anonymous.store(settings.allow_anonymous, Relaxed);
-            entrance.room.resize(settings.max_connections);
+            entrance.limit.resize(settings.max_connections);
         } else {
             self.entrance.send_replace(Arc::new(Entrance::with(settings, tls)));
             entrance.closed.cancel();
@@ -178,7 +178,7 @@ impl Entrance {
             tls,
             websocket: listener.websocket,
             allow_anonymous: AtomicBool::new(listener.allow_anonymous),
-            room: Room::new(listener.max_connections),
+            limit: Limit::new(listener.max_connections),
             closed: CancellationToken::new(),
         }
     }
@@ -247,6 +247,6 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 async fn admit(shared: &Shared, listener: &Listener, stream: Stream, peer: &Peer) -> Result<Accepted, Exceeded> {
     shared.stats.sockets.increment();
     let entrance = listener.entrance.borrow().clone();
-    let permits = shared.limits.admit(&entrance.room, peer.ip()).await?;
+    let permits = shared.limits.admit(&entrance.limit, peer.ip()).await?;
     Ok(Accepted { stream, peer: peer.clone(), entrance, permits })
 }

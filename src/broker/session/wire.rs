@@ -13,10 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::Attach;
 use super::liveness::Liveness;
 use crate::broker::admission::{SessionExpiry, TOPIC_ALIAS_MAXIMUM};
-use crate::broker::limits::Permits;
 use crate::broker::message::Envelope;
 use crate::broker::packet::{PacketError, Reason, Recipient, Version, WillRequest};
 use crate::broker::stats::Counted;
+use crate::net::limits::Permits;
 use crate::net::stream::{Peer, Stream};
 
 /// Above it no more messages are encoded.

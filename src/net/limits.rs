@@ -1,4 +1,4 @@
-//! How many connections there may be: in all, on one listener, from one address.
+//! How many connections there may be at once: in all, on one listener, from one address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,24 +14,24 @@ use tokio::time::timeout;
 /// end of its old connection has been seen.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// The limits of the broker. They can be changed at any time; a connection that is there already stays.
+/// The limits of several listeners together. They can be changed at any time; a connection that is there already stays.
 #[derive(Debug)]
 pub struct Limits {
-    broker: Arc<Room>,
+    total: Arc<Limit>,
     per_address: Arc<PerAddress>,
 }
 
-/// Room for so many connections at once.
+/// So many connections at once.
 #[derive(Debug)]
-pub struct Room {
+pub struct Limit {
     permits: Arc<Semaphore>,
-    state: Mutex<Size>,
+    size: Mutex<Size>,
 }
 
 #[derive(Debug)]
 struct Size {
-    places: usize,
-    /// Places that were taken away while connections had them: they do not come back.
+    permits: usize,
+    /// Permits that were taken away while connections had them: they do not come back.
     owed: usize,
 }
 
@@ -45,15 +45,15 @@ struct PerAddress {
 /// What a connection counts against until its socket is closed.
 #[derive(Debug)]
 pub struct Permits {
-    _broker: Place,
-    _listener: Place,
+    _total: Permit,
+    _listener: Permit,
     _address: Option<AddressPermit>,
 }
 
-/// One place of a [`Room`].
+/// One of those that a [`Limit`] has.
 #[derive(Debug)]
-struct Place {
-    room: Arc<Room>,
+struct Permit {
+    limit: Arc<Limit>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -74,37 +74,37 @@ pub enum Exceeded {
     PerAddress,
 }
 
-impl Room {
-    /// For so many.
-    pub fn new(places: usize) -> Arc<Room> {
-        let places = places.min(Semaphore::MAX_PERMITS);
-        Arc::new(Room { permits: Arc::new(Semaphore::new(places)), state: Mutex::new(Size { places, owed: 0 }) })
+impl Limit {
+    /// So many connections.
+    pub fn new(permits: usize) -> Arc<Limit> {
+        let permits = permits.min(Semaphore::MAX_PERMITS);
+        Arc::new(Limit { permits: Arc::new(Semaphore::new(permits)), size: Mutex::new(Size { permits, owed: 0 }) })
     }
 
-    /// For so many from now on. Those that are too many stay, and nobody takes their places.
-    pub fn resize(&self, places: usize) {
-        let places = places.min(Semaphore::MAX_PERMITS);
-        let mut size = self.state.lock();
-        if let Some(fewer) = size.places.checked_sub(places) {
+    /// So many from now on. Connections that are too many stay, and their permits go with them.
+    pub fn resize(&self, permits: usize) {
+        let permits = permits.min(Semaphore::MAX_PERMITS);
+        let mut size = self.size.lock();
+        if let Some(fewer) = size.permits.checked_sub(permits) {
             size.owed += fewer - self.permits.forget_permits(fewer);
         } else {
-            let more = places - size.places;
+            let more = permits - size.permits;
             let settled = more.min(size.owed);
             size.owed -= settled;
             self.permits.add_permits(more - settled);
         }
-        size.places = places;
+        size.permits = permits;
     }
 
-    async fn enter(self: &Arc<Room>) -> Option<Place> {
+    async fn acquire(self: &Arc<Limit>) -> Option<Permit> {
         let permit = self.permits.clone().acquire_owned().await.ok()?;
-        Some(Place { room: self.clone(), permit: Some(permit) })
+        Some(Permit { limit: self.clone(), permit: Some(permit) })
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut size = self.room.state.lock();
+        let mut size = self.limit.size.lock();
         if size.owed > 0 {
             size.owed -= 1;
             self.permit.take().into_iter().for_each(OwnedSemaphorePermit::forget);
@@ -116,22 +116,25 @@ impl Limits {
     /// So many connections in all, and of them from one address.
     pub fn new(connections: usize, per_address: usize) -> Limits {
         let per_address = PerAddress { most: AtomicUsize::new(per_address), counts: Mutex::default() };
-        Limits { broker: Room::new(connections), per_address: Arc::new(per_address) }
+        Limits { total: Limit::new(connections), per_address: Arc::new(per_address) }
     }
 
     /// Changes both.
     pub fn resize(&self, connections: usize, per_address: usize) {
-        self.broker.resize(connections);
+        self.total.resize(connections);
         self.per_address.most.store(per_address, Ordering::Relaxed);
     }
 
     /// Counts a connection that came to `listener` from `address`, if it comes by IP. Above `max_connections` it waits
     /// for a moment; whoever comes next waits behind it.
-    pub async fn admit(&self, listener: &Arc<Room>, address: Option<IpAddr>) -> Result<Permits, Exceeded> {
+    ///
+    /// # Errors
+    /// A limit is reached.
+    pub async fn admit(&self, listener: &Arc<Limit>, address: Option<IpAddr>) -> Result<Permits, Exceeded> {
         let address = address.map(|address| self.per_address.admit(address)).transpose()?;
-        let permits = timeout(GRACE, async { Some((self.broker.enter().await?, listener.enter().await?)) });
-        let (broker, listener) = permits.await.ok().flatten().ok_or(Exceeded::Connections)?;
-        Ok(Permits { _broker: broker, _listener: listener, _address: address })
+        let permits = timeout(GRACE, async { Some((self.total.acquire().await?, listener.acquire().await?)) });
+        let (total, listener) = permits.await.ok().flatten().ok_or(Exceeded::Connections)?;
+        Ok(Permits { _total: total, _listener: listener, _address: address })
     }
 }
 
@@ -166,7 +169,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_limit_holds_and_frees_what_ends() {
         let limits = Limits::new(4, 2);
-        let (wide, narrow) = (Room::new(10), Room::new(1));
+        let (wide, narrow) = (Limit::new(10), Limit::new(1));
         let [a, b] = ["10.0.0.1", "10.0.0.2"].map(|ip| Some(ip.parse().unwrap()));
         let first = limits.admit(&wide, a).await.unwrap();
         let _second = limits.admit(&wide, a).await.unwrap();
@@ -182,7 +185,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn addresses_without_connections_are_forgotten() {
         let limits = Limits::new(1000, 2);
-        let wide = Room::new(1000);
+        let wide = Limit::new(1000);
         for last in 0..=255 {
             drop(limits.admit(&wide, Some([10, 0, 0, last].into())).await);
         }
@@ -192,14 +195,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn limits_change_while_connections_are_there() {
         let limits = Limits::new(3, 3);
-        let wide = Room::new(1000);
+        let wide = Limit::new(1000);
         let mut here = Vec::new();
         for _ in 0..3 {
             here.push(limits.admit(&wide, None).await.unwrap());
         }
         limits.resize(1, 3);
         here.truncate(1);
-        assert_eq!(limits.admit(&wide, None).await.unwrap_err(), Exceeded::Connections, "the places of two are gone");
+        assert_eq!(limits.admit(&wide, None).await.unwrap_err(), Exceeded::Connections, "the permits of two are gone");
         limits.resize(2, 1);
         here.push(limits.admit(&wide, None).await.unwrap());
         assert_eq!(limits.admit(&wide, None).await.unwrap_err(), Exceeded::Connections);
