@@ -32,7 +32,6 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -40,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::gateway::Gateway;
-use crate::net::socket::ServerSocket;
+use crate::net::socket::{ACCEPT_PAUSE, ServerSocket};
 use crate::net::stream::Stream;
 use connection::Connection;
 use protocol::Answer;
@@ -53,8 +52,6 @@ pub mod protocol;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
-/// After accept failed for want of descriptors or memory.
-const PAUSE: Duration = Duration::from_millis(250);
 
 /// The socket and those who talk to it. Dropping it closes all of them without waiting.
 #[derive(Debug)]
@@ -127,7 +124,7 @@ async fn serve(socket: ServerSocket, gateway: Arc<Gateway>, stop: CancellationTo
                     tracing::warn!(%error, "a connection to the control socket was not accepted");
                     tokio::select! {
                         () = stop.cancelled() => break,
-                        () = sleep(PAUSE) => {}
+                        () = sleep(ACCEPT_PAUSE) => {}
                     }
                 }
             },

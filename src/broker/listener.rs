@@ -3,9 +3,8 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::io::Errno;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -15,12 +14,9 @@ use super::{Shared, StartError};
 use crate::config;
 use crate::log_limit::LogLimit;
 use crate::net::limits::{Exceeded, Limit};
-use crate::net::socket::ServerSocket;
+use crate::net::socket::{ACCEPT_PAUSE, ServerSocket, is_of_the_connection, is_without_ipv6};
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::server::Tls;
-
-/// After accept failed for want of descriptors or memory.
-const PAUSE: Duration = Duration::from_millis(250);
 
 /// A listener of the configuration: its sockets, and what is spoken on them.
 #[derive(Debug)]
@@ -29,12 +25,12 @@ pub struct Door {
     only_v6: bool,
     entrance: watch::Sender<Arc<Entrance>>,
     /// One for each address that the name stands for.
-    sockets: Vec<Bound>,
+    sockets: Vec<BoundListener>,
 }
 
 /// A socket, until its task has it.
 #[derive(Debug)]
-struct Bound {
+struct BoundListener {
     /// With the port that the kernel chose for port 0.
     address: Peer,
     socket: Option<ServerSocket>,
@@ -139,8 +135,8 @@ impl Door {
     }
 }
 
-/// One socket for each address. None on a machine without IPv6 for a listener that may do without.
-async fn bind(listener: &config::Listener, only_v6: bool) -> Result<Vec<Bound>, StartError> {
+/// One for each address. None on a machine without IPv6 for a listener that may do without.
+async fn bind(listener: &config::Listener, only_v6: bool) -> Result<Vec<BoundListener>, StartError> {
     match bind_all(listener, only_v6).await {
         Ok(sockets) => Ok(sockets),
         Err(error) if listener.optional && is_without_ipv6(&error) => {
@@ -151,21 +147,14 @@ async fn bind(listener: &config::Listener, only_v6: bool) -> Result<Vec<Bound>, 
     }
 }
 
-async fn bind_all(listener: &config::Listener, only_v6: bool) -> io::Result<Vec<Bound>> {
-    let sockets = match listener.unix_path() {
-        Some(path) => vec![ServerSocket::bind_unix(path)?],
-        None => {
-            let addresses = tokio::net::lookup_host(&listener.address).await?;
-            addresses.map(|address| ServerSocket::bind_tcp(address, only_v6)).collect::<io::Result<_>>()?
-        }
-    };
-    let bound = |socket: ServerSocket| Ok(Bound { address: socket.address()?, socket: Some(socket), task: None });
-    sockets.into_iter().map(bound).collect()
+async fn bind_all(listener: &config::Listener, only_v6: bool) -> io::Result<Vec<BoundListener>> {
+    ServerSocket::bind(&listener.address, only_v6).await?.into_iter().map(BoundListener::new).collect()
 }
 
-fn is_without_ipv6(error: &io::Error) -> bool {
-    let without = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|errno| without.contains(&errno))
+impl BoundListener {
+    fn new(socket: ServerSocket) -> io::Result<BoundListener> {
+        Ok(BoundListener { address: socket.address()?, socket: Some(socket), task: None })
+    }
 }
 
 impl Entrance {
@@ -228,20 +217,13 @@ async fn run(shared: Arc<Shared>, listener: Listener) {
                 if let Some(times) = accept_log.events(Instant::now(), 1) {
                     tracing::error!(%address, %error, times, "cannot accept connections; hint: raise the limit of open files");
                 }
-                // The listener stays readable: without a pause this would be a busy loop.
                 tokio::select! {
-                    () = tokio::time::sleep(PAUSE) => {}
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
                     () = listener.shut.cancelled() => return,
                 }
             }
         }
     }
-}
-
-/// Whether accept failed because of the one connection, which is gone then (accept(2)).
-fn is_of_the_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 async fn admit(shared: &Shared, listener: &Listener, stream: Stream, peer: &Peer) -> Result<Accepted, Exceeded> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -19,6 +20,10 @@ const BACKLOG: i32 = 1024;
 /// Finds clients that vanished, also where the protocol has no keep-alive.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long to wait after accept failed for want of descriptors or memory: the socket stays readable, so to accept
+/// again at once would be a busy loop.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 
 /// Who may connect to a unix socket: the gateway's user and group.
 const UNIX_MODE: u32 = 0o660;
@@ -42,6 +47,20 @@ pub struct UnixSocket {
 }
 
 impl ServerSocket {
+    /// Binds every address that `address` stands for: `unix:` and a path, or `host:port`, which is resolved now.
+    ///
+    /// # Errors
+    /// The name has no address, or one of them cannot be bound; then none is.
+    pub async fn bind(address: &str, only_v6: bool) -> io::Result<Vec<ServerSocket>> {
+        match address.strip_prefix("unix:") {
+            Some(path) => Ok(vec![ServerSocket::bind_unix(Path::new(path))?]),
+            None => {
+                let addresses = tokio::net::lookup_host(address).await?;
+                addresses.map(|address| ServerSocket::bind_tcp(address, only_v6)).collect()
+            }
+        }
+    }
+
     /// Binds `address`. `only_v6`: leave IPv4 to another socket.
     pub fn bind_tcp(address: SocketAddr, only_v6: bool) -> io::Result<ServerSocket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -104,6 +123,18 @@ impl ServerSocket {
             }
         }
     }
+}
+
+/// Whether accept failed because of the one connection, which is gone then (accept(2)).
+pub fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Whether an address was not bound because this machine has no IPv6.
+pub fn is_without_ipv6(error: &io::Error) -> bool {
+    let without = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|errno| without.contains(&errno))
 }
 
 /// Removes the socket of a gateway that was killed.
