@@ -19,7 +19,7 @@ use crate::net::limits::Limits;
 use auth::{Auth, FileError, Rules};
 use bus::{Bus, BusError, BusSettings};
 use figures::Figures;
-use listener::Door;
+use listener::Listener;
 use local::{LocalClient, LocalLimits};
 use sessions::Sessions;
 use share::Groups;
@@ -68,7 +68,7 @@ pub struct Broker {
     shared: Arc<Shared>,
     addresses: Mutex<Vec<SocketAddr>>,
     /// The listeners, in the order of the configuration. Locked through a reload.
-    doors: Arc<tokio::sync::Mutex<Vec<Door>>>,
+    listeners: Arc<tokio::sync::Mutex<Vec<Listener>>>,
 }
 
 /// Why the broker did not start.
@@ -184,7 +184,7 @@ impl Broker {
     pub async fn start(settings: &config::Broker) -> Result<Broker, StartError> {
         let auth = Auth::new(rules(settings).await?);
         let all: Vec<usize> = (0..settings.listeners.len()).collect();
-        let mut doors = reload::bind(&settings.listeners, &all).await?;
+        let mut listeners = reload::bind(&settings.listeners, &all).await?;
         let (store, restored) = restore::open(settings.database.clone()).await;
         let limits = BusSettings { max_retained: settings.max_retained, direct_readers: DIRECT_READERS };
         let bus = Bus::start_with(limits, store.clone())?;
@@ -210,9 +210,9 @@ impl Broker {
         if let Some(interval) = settings.sys_interval {
             sys::start(&shared, interval);
         }
-        doors.iter_mut().for_each(|door| door.open(&shared));
-        let addresses = Mutex::new(reload::tcp_addresses(&doors));
-        Ok(Broker { shared, addresses, doors: Arc::new(tokio::sync::Mutex::new(doors)) })
+        listeners.iter_mut().for_each(|listener| listener.open(&shared));
+        let addresses = Mutex::new(reload::tcp_addresses(&listeners));
+        Ok(Broker { shared, addresses, listeners: Arc::new(tokio::sync::Mutex::new(listeners)) })
     }
 
     /// The bound TCP addresses, with the ports that the kernel chose.

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 
 use super::admission::Terms;
 use super::auth::{Credentials, Login};
-use super::listener::Entrance;
+use super::listener::ListenerTerms;
 use super::packet::{Connack, Connect, ConnectError, Frame, PacketError, Reason, Recipient};
 use super::session::{Attach, close};
 use super::{Shared, admission};
@@ -48,8 +48,8 @@ pub struct Accepted {
     pub stream: Stream,
     /// The other end.
     pub peer: Peer,
-    /// What it came in by.
-    pub entrance: Arc<Entrance>,
+    /// The terms of that listener.
+    pub listener: Arc<ListenerTerms>,
     /// What it counts against.
     pub permits: Permits,
 }
@@ -65,12 +65,12 @@ struct Opened {
 
 /// Reads CONNECT and hands the connection to its session, or refuses it.
 pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
-    let Accepted { stream, peer, entrance, permits } = accepted;
+    let Accepted { stream, peer, listener, permits } = accepted;
     let settings = shared.settings();
     let max_packet = settings.max_packet_size.min(MAX_CONNECT);
     let opened = tokio::select! {
-        opened = tokio::time::timeout(CONNECT_TIMEOUT, open(&shared, &entrance, stream, max_packet)) => opened.ok(),
-        () = entrance.closed.cancelled() => None,
+        opened = tokio::time::timeout(CONNECT_TIMEOUT, open(&shared, &listener, stream, max_packet)) => opened.ok(),
+        () = listener.closed.cancelled() => None,
         () = shared.stop.cancelled() => None,
     };
     let opened = match opened {
@@ -96,7 +96,7 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
         identity: identity.as_deref(),
         username: connect.username.as_deref(),
         password: connect.password.as_ref(),
-        allow_anonymous: entrance.allow_anonymous(),
+        allow_anonymous: listener.allow_anonymous(),
     };
     let admitted = tokio::select! {
         admitted = admit(&shared, &settings, &connect, shown) => admitted,
@@ -106,7 +106,7 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
         Ok(admitted) => admitted,
         Err(error) => return refuse(&shared, stream, Refusal::of(&connect, &peer, error)).await,
     };
-    let attach = Box::new(Attach { stream, peer, input, connect, terms, login, entrance, settings, permits });
+    let attach = Box::new(Attach { stream, peer, input, connect, terms, login, entrance: listener, settings, permits });
     if let Err((reason, attach)) = shared.sessions.attach(&shared, attach) {
         let error = PacketError { reason, what: "the session cannot be had now" };
         let Attach { stream, peer, connect, .. } = *attach;
@@ -167,13 +167,18 @@ impl Why {
 }
 
 /// The handshakes of the listener, then the first packet.
-async fn open(shared: &Shared, entrance: &Entrance, mut stream: Stream, max_packet: usize) -> Result<Opened, Closed> {
+async fn open(
+    shared: &Shared,
+    listener: &ListenerTerms,
+    mut stream: Stream,
+    max_packet: usize,
+) -> Result<Opened, Closed> {
     let mut identity = None;
-    if let Some(tls) = &entrance.tls {
+    if let Some(tls) = &listener.tls {
         (stream, identity) =
             tls.accept(stream).await.map_err(|Failed { failure, stream }| Closed { stream, why: failure.into() })?;
     }
-    if entrance.websocket {
+    if listener.websocket {
         let input = match handshake::accept(&mut stream, &WEBSOCKET).await {
             Ok(input) => input,
             Err(error) => return Err(Closed { stream, why: error.into() }),

@@ -20,15 +20,15 @@ use crate::net::tls::server::Tls;
 
 /// A listener of the configuration: its sockets, and what is spoken on them.
 #[derive(Debug)]
-pub struct Door {
+pub struct Listener {
     settings: config::Listener,
     only_v6: bool,
-    entrance: watch::Sender<Arc<Entrance>>,
+    terms: watch::Sender<Arc<ListenerTerms>>,
     /// One for each address that the name stands for.
-    sockets: Vec<BoundListener>,
+    bound: Vec<BoundListener>,
 }
 
-/// A socket, until its task has it.
+/// One address of a listener: its socket, until its task has that.
 #[derive(Debug)]
 struct BoundListener {
     /// With the port that the kernel chose for port 0.
@@ -41,12 +41,12 @@ struct BoundListener {
 #[derive(Debug)]
 struct Accepting {
     task: JoinHandle<()>,
-    shut: CancellationToken,
+    stop: CancellationToken,
 }
 
-/// What every client of a listener finds there.
+/// What holds for every client of a listener.
 #[derive(Debug)]
-pub struct Entrance {
+pub struct ListenerTerms {
     /// TLS, if it is spoken.
     pub tls: Option<Tls>,
     /// Whether MQTT comes in WebSocket frames.
@@ -63,65 +63,65 @@ pub fn is_only_v6(listener: &config::Listener, all: &[config::Listener]) -> bool
     all.iter().any(|other| other.address.strip_prefix("0.0.0.0:") == Some(port))
 }
 
-impl Door {
+impl Listener {
     /// Binds all addresses of `settings`.
-    pub async fn bind(settings: &config::Listener, only_v6: bool) -> Result<Door, StartError> {
-        let entrance = watch::Sender::new(Arc::new(Entrance::new(settings)?));
-        let sockets = bind(settings, only_v6).await?;
-        Ok(Door { settings: settings.clone(), only_v6, entrance, sockets })
+    pub async fn bind(settings: &config::Listener, only_v6: bool) -> Result<Listener, StartError> {
+        let terms = watch::Sender::new(Arc::new(ListenerTerms::new(settings)?));
+        let bound = bind(settings, only_v6).await?;
+        Ok(Listener { settings: settings.clone(), only_v6, terms, bound })
     }
 
     /// Accepts clients from now on.
     pub fn open(&mut self, shared: &Arc<Shared>) {
         let scheme = self.settings.scheme();
-        for bound in &mut self.sockets {
+        for bound in &mut self.bound {
             let Some(socket) = bound.socket.take() else { continue };
             tracing::info!(address = %bound.address, scheme, "listening for MQTT clients");
-            let shut = shared.stop.child_token();
+            let stop = shared.stop.child_token();
             let address = bound.address.clone();
-            let listener = Listener { socket, address, entrance: self.entrance.subscribe(), shut: shut.clone() };
-            bound.task = Some(Accepting { task: shared.tasks.spawn(run(shared.clone(), listener)), shut });
+            let acceptor = Acceptor { socket, address, terms: self.terms.subscribe(), stop: stop.clone() };
+            bound.task = Some(Accepting { task: shared.tasks.spawn(run(shared.clone(), acceptor)), stop });
         }
     }
 
     /// Closes the sockets, and returns when their addresses are free. Clients that are there stay.
-    pub async fn shut(&mut self) {
-        for bound in &mut self.sockets {
+    pub async fn close(&mut self) {
+        for bound in &mut self.bound {
             bound.socket = None;
-            if let Some(Accepting { task, shut }) = bound.task.take() {
-                shut.cancel();
+            if let Some(Accepting { task, stop }) = bound.task.take() {
+                stop.cancel();
                 // Only a panic can be an error, and that is logged where it happens.
                 let _ = task.await;
             }
         }
     }
 
-    /// Takes the addresses again that [`Door::shut`] gave up.
+    /// Takes the addresses again that [`Listener::close`] gave up.
     pub async fn bind_again(&mut self) -> Result<(), StartError> {
-        self.sockets = bind(&self.settings, self.only_v6).await?;
+        self.bound = bind(&self.settings, self.only_v6).await?;
         Ok(())
     }
 
     /// Speaks what `settings` say from now on, at the same addresses. Clients that came in under terms that are no more
     /// lose their connection.
     pub fn change(&mut self, settings: &config::Listener, tls: Option<Tls>) {
-        let entrance = self.entrance.borrow().clone();
+        let terms = self.terms.borrow().clone();
         if settings.scheme() == self.settings.scheme() {
-            if let (Some(old), Some(new)) = (&entrance.tls, tls) {
+            if let (Some(old), Some(new)) = (&terms.tls, tls) {
                 old.replace(new);
             }
-            entrance.allow_anonymous.store(settings.allow_anonymous, Relaxed);
-            entrance.limit.resize(settings.max_connections);
+            terms.allow_anonymous.store(settings.allow_anonymous, Relaxed);
+            terms.limit.resize(settings.max_connections);
         } else {
-            self.entrance.send_replace(Arc::new(Entrance::with(settings, tls)));
-            entrance.closed.cancel();
+            self.terms.send_replace(Arc::new(ListenerTerms::with(settings, tls)));
+            terms.closed.cancel();
         }
         self.settings = settings.clone();
     }
 
     /// Tells its clients that they have to go; [`Sessions::look`](super::sessions::Sessions::look) makes them see it.
-    pub fn dismiss(&self) {
-        self.entrance.borrow().closed.cancel();
+    pub fn close_connections(&self) {
+        self.terms.borrow().closed.cancel();
     }
 
     /// As configured.
@@ -131,14 +131,14 @@ impl Door {
 
     /// Where its sockets are.
     pub fn addresses(&self) -> impl Iterator<Item = &Peer> {
-        self.sockets.iter().map(|bound| &bound.address)
+        self.bound.iter().map(|bound| &bound.address)
     }
 }
 
 /// One for each address. None on a machine without IPv6 for a listener that may do without.
 async fn bind(listener: &config::Listener, only_v6: bool) -> Result<Vec<BoundListener>, StartError> {
     match bind_all(listener, only_v6).await {
-        Ok(sockets) => Ok(sockets),
+        Ok(bound) => Ok(bound),
         Err(error) if listener.optional && is_without_ipv6(&error) => {
             tracing::warn!(address = listener.address, %error, "this machine has no IPv6; going on without");
             Ok(Vec::new())
@@ -157,13 +157,13 @@ impl BoundListener {
     }
 }
 
-impl Entrance {
-    fn new(listener: &config::Listener) -> Result<Entrance, StartError> {
-        Ok(Entrance::with(listener, tls_of(listener)?))
+impl ListenerTerms {
+    fn new(listener: &config::Listener) -> Result<ListenerTerms, StartError> {
+        Ok(ListenerTerms::with(listener, tls_of(listener)?))
     }
 
-    fn with(listener: &config::Listener, tls: Option<Tls>) -> Entrance {
-        Entrance {
+    fn with(listener: &config::Listener, tls: Option<Tls>) -> ListenerTerms {
+        ListenerTerms {
             tls,
             websocket: listener.websocket,
             allow_anonymous: AtomicBool::new(listener.allow_anonymous),
@@ -185,25 +185,25 @@ pub fn tls_of(listener: &config::Listener) -> Result<Option<Tls>, StartError> {
 }
 
 /// One socket, in its task.
-struct Listener {
+struct Acceptor {
     socket: ServerSocket,
     address: Peer,
-    entrance: watch::Receiver<Arc<Entrance>>,
-    shut: CancellationToken,
+    terms: watch::Receiver<Arc<ListenerTerms>>,
+    stop: CancellationToken,
 }
 
-/// Accepts connections until the listener is shut. All that takes time happens in a task for each of them.
-async fn run(shared: Arc<Shared>, listener: Listener) {
-    let address = &listener.address;
+/// Accepts connections until the listener is closed. All that takes time happens in a task for each of them.
+async fn run(shared: Arc<Shared>, acceptor: Acceptor) {
+    let address = &acceptor.address;
     let mut accept_log = LogLimit::default();
     let mut limit_log = LogLimit::default();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.socket.accept() => accepted,
-            () = listener.shut.cancelled() => return,
+            accepted = acceptor.socket.accept() => accepted,
+            () = acceptor.stop.cancelled() => return,
         };
         match accepted {
-            Ok((stream, peer)) => match admit(&shared, &listener, stream, &peer).await {
+            Ok((stream, peer)) => match admit(&shared, &acceptor, stream, &peer).await {
                 Ok(accepted) => drop(shared.tasks.spawn(connection::run(shared.clone(), accepted))),
                 Err(exceeded) => {
                     shared.stats.over_limit.increment();
@@ -219,16 +219,16 @@ async fn run(shared: Arc<Shared>, listener: Listener) {
                 }
                 tokio::select! {
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = listener.shut.cancelled() => return,
+                    () = acceptor.stop.cancelled() => return,
                 }
             }
         }
     }
 }
 
-async fn admit(shared: &Shared, listener: &Listener, stream: Stream, peer: &Peer) -> Result<Accepted, Exceeded> {
+async fn admit(shared: &Shared, acceptor: &Acceptor, stream: Stream, peer: &Peer) -> Result<Accepted, Exceeded> {
     shared.stats.sockets.increment();
-    let entrance = listener.entrance.borrow().clone();
-    let permits = shared.limits.admit(&entrance.limit, peer.ip()).await?;
-    Ok(Accepted { stream, peer: peer.clone(), entrance, permits })
+    let listener = acceptor.terms.borrow().clone();
+    let permits = shared.limits.admit(&listener.limit, peer.ip()).await?;
+    Ok(Accepted { stream, peer: peer.clone(), listener, permits })
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
 use super::auth::Rules;
-use super::listener::{Door, is_only_v6, tls_of};
+use super::listener::{Listener, is_only_v6, tls_of};
 use super::{Broker, StartError};
-use crate::config::{self, Listener};
+use crate::config;
 use crate::net::stream::Peer;
 use crate::net::tls::server::Tls;
 
@@ -24,7 +24,7 @@ pub struct ListenerChanges {
 }
 
 /// Compares two lists of listeners. One with the same address stays; of several such, one that speaks the same.
-pub fn compare(old: &[Listener], new: &[Listener]) -> ListenerChanges {
+pub fn compare(old: &[config::Listener], new: &[config::Listener]) -> ListenerChanges {
     let mut changes = ListenerChanges { removed: (0..old.len()).collect(), ..ListenerChanges::default() };
     let mut left: Vec<usize> = (0..new.len()).collect();
     let same_address =
@@ -52,10 +52,10 @@ pub struct Prepared {
     rules: Rules,
     changes: ListenerChanges,
     /// Of `changes.added`.
-    fresh: Vec<Door>,
+    fresh: Vec<Listener>,
     /// Of `changes.kept`.
     tls: Vec<Option<Tls>>,
-    doors: OwnedMutexGuard<Vec<Door>>,
+    listeners: OwnedMutexGuard<Vec<Listener>>,
 }
 
 impl Broker {
@@ -67,17 +67,17 @@ impl Broker {
     /// As [`Broker::start`]. All is as it was before.
     pub async fn prepare(&self, settings: &config::Broker) -> Result<Prepared, StartError> {
         let rules = super::rules(settings).await?;
-        let mut doors = self.doors.clone().lock_owned().await;
-        let old: Vec<Listener> = doors.iter().map(|door| door.settings().clone()).collect();
+        let mut listeners = self.listeners.clone().lock_owned().await;
+        let old: Vec<config::Listener> = listeners.iter().map(|listener| listener.settings().clone()).collect();
         let changes = compare(&old, &settings.listeners);
         let tls = changes.kept.iter().map(|&(_, at)| tls_of(&settings.listeners[at])).collect::<Result<_, _>>()?;
         let fresh = match bind(&settings.listeners, &changes.added).await {
             Err(StartError::InUse { .. }) if !changes.removed.is_empty() => {
-                self.bind_in_their_place(settings, &changes, &mut doors).await?
+                self.bind_in_their_place(settings, &changes, &mut listeners).await?
             }
             bound => bound?,
         };
-        Ok(Prepared { settings: Arc::new(settings.clone()), rules, changes, fresh, tls, doors })
+        Ok(Prepared { settings: Arc::new(settings.clone()), rules, changes, fresh, tls, listeners })
     }
 
     /// Closes the listeners that go, then binds the new ones; if that fails too, opens the old ones again.
@@ -85,16 +85,16 @@ impl Broker {
         &self,
         settings: &config::Broker,
         changes: &ListenerChanges,
-        doors: &mut [Door],
-    ) -> Result<Vec<Door>, StartError> {
+        listeners: &mut [Listener],
+    ) -> Result<Vec<Listener>, StartError> {
         for &at in &changes.removed {
-            doors[at].shut().await;
+            listeners[at].close().await;
         }
         let bound = bind(&settings.listeners, &changes.added).await;
         if bound.is_err() {
             for &at in &changes.removed {
-                match doors[at].bind_again().await {
-                    Ok(()) => doors[at].open(&self.shared),
+                match listeners[at].bind_again().await {
+                    Ok(()) => listeners[at].open(&self.shared),
                     Err(error) => {
                         tracing::error!(%error, "a listener was closed for a reload that failed, and is lost")
                     }
@@ -107,28 +107,28 @@ impl Broker {
     /// Takes over what is prepared. Clients of listeners that are no more are told to go (0x98), those that would not be
     /// let in any more too (0x87); nobody else notices. What was agreed with a client when it connected stays.
     pub async fn apply(&self, prepared: Prepared) {
-        let Prepared { settings, rules, changes, fresh, tls, mut doors } = prepared;
+        let Prepared { settings, rules, changes, fresh, tls, mut listeners } = prepared;
         let shared = &self.shared;
         shared.limits.resize(settings.max_connections, settings.max_connections_per_address);
         shared.bus.set_max_retained(settings.max_retained);
         shared.local.set(settings.max_payload_size, settings.retained);
         shared.auth.replace(rules);
         *shared.settings.write() = settings.clone();
-        let mut old: Vec<Option<Door>> = std::mem::take(&mut *doors).into_iter().map(Some).collect();
-        let mut new: Vec<(usize, Door)> = changes.added.into_iter().zip(fresh).collect();
+        let mut old: Vec<Option<Listener>> = std::mem::take(&mut *listeners).into_iter().map(Some).collect();
+        let mut new: Vec<(usize, Listener)> = changes.added.into_iter().zip(fresh).collect();
         for (&(from, to), tls) in changes.kept.iter().zip(tls) {
-            let Some(mut door) = old[from].take() else { continue };
-            door.change(&settings.listeners[to], tls);
-            new.push((to, door));
+            let Some(mut listener) = old[from].take() else { continue };
+            listener.change(&settings.listeners[to], tls);
+            new.push((to, listener));
         }
-        for mut door in old.into_iter().flatten() {
-            door.dismiss();
-            door.shut().await;
+        for mut listener in old.into_iter().flatten() {
+            listener.close_connections();
+            listener.close().await;
         }
         new.sort_by_key(|&(at, _)| at);
-        *doors = new.into_iter().map(|(_, door)| door).collect();
-        doors.iter_mut().for_each(|door| door.open(shared));
-        *self.addresses.lock() = tcp_addresses(&doors);
+        *listeners = new.into_iter().map(|(_, listener)| listener).collect();
+        listeners.iter_mut().for_each(|listener| listener.open(shared));
+        *self.addresses.lock() = tcp_addresses(&listeners);
         shared.sessions.look();
     }
 
@@ -143,28 +143,28 @@ impl Broker {
 }
 
 /// Binds those of `listeners` that `which` says.
-pub(super) async fn bind(listeners: &[Listener], which: &[usize]) -> Result<Vec<Door>, StartError> {
-    let mut doors = Vec::new();
+pub(super) async fn bind(listeners: &[config::Listener], which: &[usize]) -> Result<Vec<Listener>, StartError> {
+    let mut bound = Vec::new();
     for &at in which {
-        doors.push(Door::bind(&listeners[at], is_only_v6(&listeners[at], listeners)).await?);
+        bound.push(Listener::bind(&listeners[at], is_only_v6(&listeners[at], listeners)).await?);
     }
-    Ok(doors)
+    Ok(bound)
 }
 
-pub(super) fn tcp_addresses(doors: &[Door]) -> Vec<SocketAddr> {
+pub(super) fn tcp_addresses(listeners: &[Listener]) -> Vec<SocketAddr> {
     let tcp = |peer: &Peer| match peer {
         Peer::Ip(address) => Some(*address),
         Peer::Unix(_) => None,
     };
-    doors.iter().flat_map(Door::addresses).filter_map(tcp).collect()
+    listeners.iter().flat_map(Listener::addresses).filter_map(tcp).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn listener(address: &str, websocket: bool) -> Listener {
-        Listener {
+    fn listener(address: &str, websocket: bool) -> config::Listener {
+        config::Listener {
             address: address.to_owned(),
             tls: None,
             websocket,

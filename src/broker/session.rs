@@ -20,7 +20,7 @@ use super::auth::Login;
 use super::bus::BusError;
 use super::inflight::Inflight;
 use super::lane::LaneSet;
-use super::listener::Entrance;
+use super::listener::ListenerTerms;
 use super::message::Message;
 use super::pace::Pace;
 use super::packet::{Connect, PacketError, Reason, WillRequest};
@@ -78,7 +78,7 @@ pub struct Attach {
     /// Who the client is.
     pub login: Login,
     /// What it came in by.
-    pub entrance: Arc<Entrance>,
+    pub entrance: Arc<ListenerTerms>,
     /// What was in force when it was let in.
     pub settings: Arc<config::Broker>,
     /// What it counts against.
@@ -103,7 +103,7 @@ pub struct Session {
     /// Who connected last.
     login: Login,
     /// What it came in by, and what was in force then.
-    entrance: Option<Arc<Entrance>>,
+    entrance: Option<Arc<ListenerTerms>>,
     settings: Arc<config::Broker>,
     /// What this client may do; `None`: everything.
     rights: Option<Arc<Rights>>,
