@@ -12,6 +12,7 @@ mod options;
 mod publish;
 mod subscribe;
 mod tls;
+mod tls_flags;
 
 pub use publish::PubArgs;
 pub use subscribe::SubArgs;

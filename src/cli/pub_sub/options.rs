@@ -7,7 +7,8 @@ use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use clap::{ArgAction, value_parser};
 
-use super::tls::TlsFiles;
+use super::tls::ClientTls;
+use super::tls_flags::TlsFlags;
 use crate::topic::TopicName;
 
 /// Flags of both commands. They mean what they mean to mosquitto_pub and mosquitto_sub 2.0.
@@ -56,7 +57,7 @@ pub struct ConnectArgs {
     #[arg(long)]
     pub quiet: bool,
     #[command(flatten)]
-    tls: TlsFiles,
+    tls: TlsFlags,
     /// Topic of the will, which the broker publishes when this client is lost
     #[arg(long, value_name = "TOPIC")]
     will_topic: Option<String>,
@@ -97,7 +98,7 @@ pub struct ConnectOptions {
     /// Published by the broker when this client is lost.
     pub will: Option<Will>,
     /// `None`: plain TCP.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<ClientTls>,
     /// Topic of `-L`.
     pub topic: Option<String>,
     /// `-d`
@@ -168,7 +169,7 @@ impl ConnectArgs {
             session_expiry,
             qos: self.qos,
             will,
-            tls: tls.then_some(self.tls),
+            tls: tls.then(|| self.tls.client_tls()),
             topic: url.topic,
             debug: self.debug,
             quiet: self.quiet,

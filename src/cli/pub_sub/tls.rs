@@ -1,4 +1,4 @@
-//! TLS for `pub` and `sub`: rustls with ring.
+//! TLS as a client speaks it, and whom it trusts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,53 +14,36 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 /// Where Debian and its relatives keep the certificates of public authorities.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// The TLS flags.
-#[derive(clap::Args)]
-pub struct TlsFiles {
-    /// PEM file with the certificates to trust [default: those of the system]
-    #[arg(long, value_name = "FILE")]
-    cafile: Option<PathBuf>,
-    /// PEM file with this client's certificate
-    #[arg(long, value_name = "FILE")]
-    cert: Option<PathBuf>,
-    /// PEM file with its key
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
-    /// Do not check that the certificate is for this host
-    #[arg(long)]
-    insecure: bool,
+/// How a client speaks TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// PEM file with the certificates to trust; `None`: those of the system.
+    pub ca: Option<PathBuf>,
+    /// PEM files with the client's certificate and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Whether the server's certificate may be for another host. Its chain is checked all the same.
+    pub any_name: bool,
 }
 
-impl TlsFiles {
-    /// Whether the flags alone ask for TLS.
-    pub fn asked_for(&self) -> bool {
-        self.cafile.is_some() || self.cert.is_some()
-    }
-
-    /// A certificate goes with its key.
-    pub fn check(&self) -> anyhow::Result<()> {
-        ensure!(self.cert.is_some() == self.key.is_some(), "--cert and --key belong together");
-        Ok(())
-    }
-
+impl ClientTls {
     /// Reads the files.
     pub fn client_config(&self) -> anyhow::Result<Arc<ClientConfig>> {
         let provider = Arc::new(ring::default_provider());
-        let roots = roots(self.cafile.as_deref().unwrap_or(Path::new(SYSTEM_ROOTS)))?;
+        let roots = roots(self.ca.as_deref().unwrap_or(Path::new(SYSTEM_ROOTS)))?;
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build()?;
         let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-        let config = if self.insecure {
+        let config = if self.any_name {
             config.dangerous().with_custom_certificate_verifier(Arc::new(AnyName { verifier, provider }))
         } else {
             config.with_webpki_verifier(verifier)
         };
-        let config = match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) => {
+        let config = match &self.certificate {
+            Some((cert, key)) => {
                 let key = PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable(key, e))?;
                 let rejected = || format!("{} and its key do not fit together", cert.display());
                 config.with_client_auth_cert(certificates(cert)?, key).with_context(rejected)?
             }
-            _ => config.with_no_client_auth(),
+            None => config.with_no_client_auth(),
         };
         Ok(Arc::new(config))
     }
@@ -89,7 +72,7 @@ fn unreadable(file: &Path, error: rustls_pki_types::pem::Error) -> anyhow::Error
     }
 }
 
-/// `--insecure`, as mosquitto means it: the chain is checked, the name is not.
+/// As mosquitto's clients mean `--insecure`: the chain is checked, the name is not.
 #[derive(Debug)]
 struct AnyName {
     verifier: Arc<WebPkiServerVerifier>,
