@@ -11,7 +11,6 @@ mod json;
 mod options;
 mod publish;
 mod subscribe;
-mod tls;
 mod tls_flags;
 
 pub use publish::PubArgs;

@@ -1,3 +1,4 @@
 //! TLS, with rustls and ring.
 
+pub mod client;
 pub mod server;

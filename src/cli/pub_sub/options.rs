@@ -7,8 +7,8 @@ use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use clap::{ArgAction, value_parser};
 
-use super::tls::ClientTls;
 use super::tls_flags::TlsFlags;
+use crate::net::tls::client::ClientTls;
 use crate::topic::TopicName;
 
 /// Flags of both commands. They mean what they mean to mosquitto_pub and mosquitto_sub 2.0.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 
-use super::tls::ClientTls;
+use crate::net::tls::client::ClientTls;
 
 /// The TLS flags.
 #[derive(clap::Args)]

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::CONNECT_TIMEOUT;
+use crate::net::tls::client::ClientTlsError;
 
 /// Why there is no connection, or no longer one.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +25,8 @@ pub enum ClientError {
         cause: io::Error,
     },
     /// A certificate or key file is wrong.
-    #[error("TLS: {0:#}")]
-    TlsFiles(anyhow::Error),
+    #[error("TLS: {0}")]
+    TlsFiles(ClientTlsError),
     /// Connected on TCP, but no CONNACK in time.
     #[error(
         "{0} did not answer within {seconds} s\nhint: is it an MQTT broker, and is -p right?",

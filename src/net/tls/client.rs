@@ -1,14 +1,14 @@
 //! TLS as a client speaks it, and whom it trusts.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, ensure};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 /// Where Debian and its relatives keep the certificates of public authorities.
@@ -25,9 +25,56 @@ pub struct ClientTls {
     pub any_name: bool,
 }
 
+/// Why certificates or keys of a client cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientTlsError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {cause}", file.display())]
+    Read {
+        /// As given.
+        file: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A file has no key in it.
+    #[error("{}: nothing PEM in it that fits", .0.display())]
+    NoKey(PathBuf),
+    /// A file is not PEM.
+    #[error("{}: {cause}", file.display())]
+    Pem {
+        /// As given.
+        file: PathBuf,
+        /// What is wrong with it.
+        cause: pem::Error,
+    },
+    /// A file has no certificate in it.
+    #[error("{}: no PEM certificate in it", .0.display())]
+    NoCertificate(PathBuf),
+    /// None of the certificates to trust is one that rustls can use.
+    #[error("{}: no usable certificate in it", .0.display())]
+    NoAuthority(PathBuf),
+    /// The key is not that of the certificate.
+    #[error("{} and its key do not fit together: {cause}", file.display())]
+    Mismatch {
+        /// The file of the certificate.
+        file: PathBuf,
+        /// What rustls says.
+        cause: rustls::Error,
+    },
+    /// rustls cannot check servers with these authorities.
+    #[error(transparent)]
+    Verifier(#[from] VerifierBuilderError),
+    /// rustls cannot be set up.
+    #[error(transparent)]
+    Provider(#[from] rustls::Error),
+}
+
 impl ClientTls {
-    /// Reads the files.
-    pub fn client_config(&self) -> anyhow::Result<Arc<ClientConfig>> {
+    /// Reads the files as they are now: TLS 1.2 and 1.3, with ring. Blocks.
+    ///
+    /// # Errors
+    /// A file that cannot be read or has nothing usable in it, and a key that is not that of the certificate.
+    pub fn client_config(&self) -> Result<Arc<ClientConfig>, ClientTlsError> {
         let provider = Arc::new(ring::default_provider());
         let roots = roots(self.ca.as_deref().unwrap_or(Path::new(SYSTEM_ROOTS)))?;
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build()?;
@@ -39,9 +86,9 @@ impl ClientTls {
         };
         let config = match &self.certificate {
             Some((cert, key)) => {
-                let key = PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable(key, e))?;
-                let rejected = || format!("{} and its key do not fit together", cert.display());
-                config.with_client_auth_cert(certificates(cert)?, key).with_context(rejected)?
+                let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error))?;
+                let mismatch = |cause| ClientTlsError::Mismatch { file: cert.clone(), cause };
+                config.with_client_auth_cert(certificates(cert)?, key).map_err(mismatch)?
             }
             None => config.with_no_client_auth(),
         };
@@ -49,26 +96,31 @@ impl ClientTls {
     }
 }
 
-fn roots(file: &Path) -> anyhow::Result<Arc<RootCertStore>> {
+fn roots(file: &Path) -> Result<Arc<RootCertStore>, ClientTlsError> {
     let mut roots = RootCertStore::empty();
     // A bundle of public authorities may hold some that rustls cannot use; the others still count.
     let (added, _) = roots.add_parsable_certificates(certificates(file)?);
-    ensure!(added > 0, "{}: no usable certificate in it", file.display());
+    if added == 0 {
+        return Err(ClientTlsError::NoAuthority(file.to_owned()));
+    }
     Ok(Arc::new(roots))
 }
 
-fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ClientTlsError> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let found = read.map_err(|e| unreadable(file, e))?;
-    ensure!(!found.is_empty(), "{}: no PEM certificate in it", file.display());
+    let found = read.map_err(|error| unreadable(file, error))?;
+    if found.is_empty() {
+        return Err(ClientTlsError::NoCertificate(file.to_owned()));
+    }
     Ok(found)
 }
 
-fn unreadable(file: &Path, error: rustls_pki_types::pem::Error) -> anyhow::Error {
+fn unreadable(file: &Path, error: pem::Error) -> ClientTlsError {
+    let file = file.to_owned();
     match error {
-        rustls_pki_types::pem::Error::Io(error) => anyhow!("cannot read {}: {error}", file.display()),
-        rustls_pki_types::pem::Error::NoItemsFound => anyhow!("{}: nothing PEM in it that fits", file.display()),
-        other => anyhow!("{}: {other}", file.display()),
+        pem::Error::Io(cause) => ClientTlsError::Read { file, cause },
+        pem::Error::NoItemsFound => ClientTlsError::NoKey(file),
+        cause => ClientTlsError::Pem { file, cause },
     }
 }
 
