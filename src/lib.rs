@@ -8,7 +8,8 @@
 //! | L4 | [`gateway`], [`control`] | owns every task; start, reload, stop; the control socket |
 //! | L3 | [`device`] | one device: open, session, backoff |
 //! | L2 | [`broker`] | the MQTT broker and its local clients |
-//! | L1 | [`transport`], [`framing`], [`net`] | bytes from a wire, frames from bytes, bytes to and from peers |
+//! | L1 | [`transport`], [`framing`] | bytes from a wire, frames from bytes |
+//! | L1 | [`net`], [`mqtt_client`] | listening sockets, TLS, WebSocket; a client of other MQTT brokers |
 //! | L1 | [`machine`], [`config`], [`log`] | users and open files, the TOML file, log lines |
 //! | L0 | [`topic`], [`qos`], [`template`], [`backoff`], [`stats`], [`log_limit`] | values that know nothing else |
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ pub mod gateway;
 pub mod log;
 pub mod log_limit;
 pub mod machine;
+pub mod mqtt_client;
 pub mod net;
 pub mod qos;
 pub mod stats;

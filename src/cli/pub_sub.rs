@@ -1,12 +1,13 @@
-//! `gatepost pub` and `gatepost sub`: mosquitto_pub and mosquitto_sub over rumqttc.
+//! `gatepost pub` and `gatepost sub`: mosquitto_pub and mosquitto_sub over [`mqtt_client`](crate::mqtt_client).
 
 use std::process::ExitCode;
 
 use crate::cli::exit;
 use crate::cli::output::{OutputError, complain};
+use crate::mqtt_client::ClientError;
 
-mod client;
 mod format;
+mod hint;
 mod json;
 mod options;
 mod publish;
@@ -16,8 +17,8 @@ mod tls_flags;
 pub use publish::PubArgs;
 pub use subscribe::SubArgs;
 
-use client::ClientError;
-use options::ConnectOptions;
+use hint::hint;
+use options::Options;
 
 /// Runs `gatepost pub`.
 pub fn run_pub(args: PubArgs) -> ExitCode {
@@ -43,7 +44,8 @@ fn block_on(command: impl Future<Output = anyhow::Result<u8>>, quiet: bool) -> E
         Err(error) => {
             let of_the_connection = error.downcast_ref();
             if !(quiet && of_the_connection.is_some()) {
-                complain(format_args!("Error: {error:#}"));
+                let hint = of_the_connection.and_then(hint).map(|hint| format!("\nhint: {hint}"));
+                complain(format_args!("Error: {error:#}{}", hint.unwrap_or_default()));
             }
             match of_the_connection {
                 Some(ClientError::Refused { code, .. }) => (*code).into(),
@@ -55,7 +57,7 @@ fn block_on(command: impl Future<Output = anyhow::Result<u8>>, quiet: bool) -> E
 }
 
 /// A line on stderr, unless `--quiet`.
-fn report(options: &ConnectOptions, line: &str) {
+fn report(options: &Options, line: &str) {
     if !options.quiet {
         complain(format_args!("Warning: {line}"));
     }

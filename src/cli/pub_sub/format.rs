@@ -3,10 +3,9 @@
 use std::io::{self, Write};
 
 use jiff::Zoned;
-use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
-use super::client::Message;
 use super::json;
+use crate::mqtt_client::{Message, PublishProperties};
 
 /// Why a `-F` string is not a format.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

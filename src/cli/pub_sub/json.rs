@@ -3,11 +3,10 @@
 use std::io::{self, Write};
 
 use jiff::Zoned;
-use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use serde_json::{Map, Value, json};
 
-use super::client::Message;
 use crate::cli::output::complain;
+use crate::mqtt_client::{Message, PublishProperties};
 
 /// Writes the object. With `escaped` the payload is a string, otherwise it must be JSON itself; a payload that is
 /// not is reported on stderr and nothing is written.

@@ -1,6 +1,7 @@
 //! The flags that `pub` and `sub` share, and what they come to.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 
 use anyhow::{Context, bail, ensure};
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use clap::{ArgAction, value_parser};
 
 use super::tls_flags::TlsFlags;
-use crate::net::tls::client::ClientTls;
+use crate::mqtt_client::{ConnectOptions, Version, Will};
 use crate::topic::TopicName;
 
 /// Flags of both commands. They mean what they mean to mosquitto_pub and mosquitto_sub 2.0.
@@ -75,63 +76,21 @@ pub struct ConnectArgs {
     help: Option<bool>,
 }
 
-/// What to connect to, and as whom.
-pub struct ConnectOptions {
-    /// Host name or address, IPv6 without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Protocol version.
-    pub version: Version,
-    /// Empty: the broker chooses.
-    pub client_id: String,
-    /// User name and password; either may be empty.
-    pub credentials: Option<(String, String)>,
-    /// Seconds, 5 to 65535.
-    pub keepalive: u16,
-    /// Whether the broker forgets the session.
-    pub clean: bool,
-    /// MQTT 5 session expiry in seconds; `u32::MAX`: never.
-    pub session_expiry: u32,
+/// What the flags come to.
+pub struct Options {
+    /// What to connect to, and as whom.
+    pub connect: ConnectOptions,
     /// 0 to 2, of the subscriptions or messages.
     pub qos: u8,
-    /// Published by the broker when this client is lost.
-    pub will: Option<Will>,
-    /// `None`: plain TCP.
-    pub tls: Option<ClientTls>,
     /// Topic of `-L`.
     pub topic: Option<String>,
-    /// `-d`
-    pub debug: bool,
     /// `--quiet`
     pub quiet: bool,
 }
 
-/// MQTT versions that are spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// 3.1.1
-    V311,
-    /// 5.0
-    V5,
-}
-
-/// A last will.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Will {
-    /// Where it is published.
-    pub topic: TopicName,
-    /// What.
-    pub payload: Bytes,
-    /// 0 to 2.
-    pub qos: u8,
-    /// Whether it is retained.
-    pub retain: bool,
-}
-
 impl ConnectArgs {
     /// Checks the flags against each other.
-    pub fn check(self) -> anyhow::Result<ConnectOptions> {
+    pub fn check(self) -> anyhow::Result<Options> {
         let url = self.url.as_deref().map(Url::parse).transpose()?.unwrap_or_default();
         let client_id = match self.id_prefix {
             Some(prefix) => format!("{prefix}{}", std::process::id()),
@@ -157,7 +116,7 @@ impl ConnectArgs {
             username.is_some() || password.is_none() || version == Version::V5,
             "-P without -u: MQTT 3.1.1 has no password without a user name"
         );
-        Ok(ConnectOptions {
+        let connect = ConnectOptions {
             host: self.host.or(url.host).unwrap_or_else(|| "localhost".to_owned()),
             port: self.port.or(url.port).unwrap_or(if tls { 8883 } else { 1883 }),
             version,
@@ -167,14 +126,18 @@ impl ConnectArgs {
             keepalive: self.keepalive,
             clean: !self.keep_session,
             session_expiry,
-            qos: self.qos,
             will,
             tls: tls.then(|| self.tls.client_tls()),
-            topic: url.topic,
-            debug: self.debug,
-            quiet: self.quiet,
-        })
+            packet_log: self.debug.then_some(print_packet as fn(&str)),
+        };
+        Ok(Options { connect, qos: self.qos, topic: url.topic, quiet: self.quiet })
     }
+}
+
+/// `-d`: mosquitto's clients print it on stdout too.
+fn print_packet(line: &str) {
+    // A reader that is gone is noticed when the next message is printed.
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn session_expiry(text: Option<&str>, keep: bool) -> anyhow::Result<u32> {
@@ -257,13 +220,13 @@ mod tests {
         connect: ConnectArgs,
     }
 
-    fn check(line: &str) -> anyhow::Result<ConnectOptions> {
+    fn check(line: &str) -> anyhow::Result<Options> {
         Line::try_parse_from(std::iter::once("test").chain(line.split_whitespace()))?.connect.check()
     }
 
     #[test]
     fn defaults_are_those_of_mosquitto() {
-        let options = check("").unwrap();
+        let options = check("").unwrap().connect;
         assert_eq!((options.host.as_str(), options.port, options.keepalive), ("localhost", 1883, 60));
         assert_eq!((options.version, options.clean, options.session_expiry), (Version::V311, true, 0));
         assert!(options.tls.is_none() && options.will.is_none() && options.credentials.is_none());
@@ -272,14 +235,15 @@ mod tests {
     #[test]
     fn urls() {
         let options = check("-L mqtts://me:se:cret@example.org/a/b@c").unwrap();
-        assert_eq!(
-            (options.host.as_str(), options.port, options.topic.as_deref()),
-            ("example.org", 8883, Some("a/b@c"))
-        );
+        assert_eq!(options.topic.as_deref(), Some("a/b@c"));
+        let options = options.connect;
+        assert_eq!((options.host.as_str(), options.port), ("example.org", 8883));
         assert_eq!(options.credentials, Some(("me".to_owned(), "se:cret".to_owned())));
         assert!(options.tls.is_some());
         let options = check("-L mqtt://[::1]:2000 -u other").unwrap();
-        assert_eq!((options.host.as_str(), options.port, options.topic), ("::1", 2000, None));
+        assert_eq!(options.topic, None);
+        let options = options.connect;
+        assert_eq!((options.host.as_str(), options.port), ("::1", 2000));
         assert_eq!(options.credentials, Some(("other".to_owned(), String::new())));
         for bad in ["-L http://x/y", "-L host", "-L mqtt:///t", "-L mqtt://h:x/t"] {
             assert!(check(bad).is_err(), "{bad}");
@@ -289,23 +253,23 @@ mod tests {
     #[test]
     fn port_8883_and_certificates_mean_tls() {
         for line in ["-p 8883", "--cafile ca.pem", "-L mqtt://h:8883/t"] {
-            assert!(check(line).unwrap().tls.is_some(), "{line}");
+            assert!(check(line).unwrap().connect.tls.is_some(), "{line}");
         }
         assert!(check("--cert a.pem").is_err());
-        assert!(check("--insecure").unwrap().tls.is_none());
+        assert!(check("--insecure").unwrap().connect.tls.is_none());
     }
 
     #[test]
     fn sessions_and_wills_are_checked() {
         assert!(check("-c").is_err());
-        assert_eq!(check("-c -i me").unwrap().session_expiry, u32::MAX);
-        assert_eq!(check("-i me -x 30").unwrap().session_expiry, 30);
+        assert_eq!(check("-c -i me").unwrap().connect.session_expiry, u32::MAX);
+        assert_eq!(check("-i me -x 30").unwrap().connect.session_expiry, 30);
         assert!(check("-V 5 -x -1").is_err());
         assert!(check("-x soon").is_err());
         assert!(check("--will-payload x").is_err());
         assert!(check("--will-topic a/+").is_err());
         assert!(check("-V mqttv31").is_err());
-        let will = check("--will-topic a --will-payload -x --will-qos 2 --will-retain").unwrap().will.unwrap();
+        let will = check("--will-topic a --will-payload -x --will-qos 2 --will-retain").unwrap().connect.will.unwrap();
         assert_eq!((will.topic.as_str(), &will.payload[..], will.qos, will.retain), ("a", &b"-x"[..], 2, true));
     }
 }

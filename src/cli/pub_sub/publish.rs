@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use rumqttc::Outgoing;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::client::{Client, ClientError, Event, MAX_INFLIGHT, Outbound};
-use super::options::{ConnectArgs, ConnectOptions};
+use super::options::{ConnectArgs, Options};
 use super::report;
 use crate::cli::exit;
+use crate::mqtt_client::{Client, ClientError, Event, MAX_INFLIGHT, Outbound, Outgoing};
 use crate::topic::TopicName;
 
 /// As mosquitto_pub -l, between attempts to get a lost connection back.
@@ -191,7 +190,7 @@ impl Source {
 }
 
 struct Publication {
-    options: ConnectOptions,
+    options: Options,
     template: Outbound,
     source: Source,
     /// Handed to the client, not yet on the wire.
@@ -214,7 +213,7 @@ enum End {
 
 impl Publication {
     async fn run(mut self) -> anyhow::Result<u8> {
-        let mut client = Client::connect(&self.options).await?;
+        let mut client = Client::connect(&self.options.connect).await?;
         loop {
             match self.publish(&mut client).await? {
                 End::Done => break,
@@ -230,7 +229,7 @@ impl Publication {
 
     async fn reconnect(&self) -> anyhow::Result<Client> {
         loop {
-            match Client::connect(&self.options).await {
+            match Client::connect(&self.options.connect).await {
                 Ok(client) => return Ok(client),
                 Err(refused @ ClientError::Refused { .. }) => return Err(refused.into()),
                 Err(_) => tokio::time::sleep(RETRY_DELAY).await,
@@ -290,7 +289,7 @@ impl Publication {
                 if let Some(message) = self.queued.pop_front() {
                     self.count += 1;
                     // mosquitto's clients number QoS 0 messages too.
-                    client.print_publish(if id == 0 { self.count } else { id.into() }, &message);
+                    client.log_publish(if id == 0 { self.count } else { id.into() }, &message);
                     if message.qos > 0 {
                         self.sent.push_back((id, message));
                         return Ok(None);

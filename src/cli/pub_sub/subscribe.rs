@@ -10,12 +10,12 @@ use anyhow::{Context, bail, ensure};
 use jiff::Zoned;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::client::{Client, ClientError, Event, Message};
 use super::format::Format;
-use super::options::{ConnectArgs, ConnectOptions};
+use super::options::{ConnectArgs, Options};
 use super::report;
 use crate::cli::exit;
 use crate::cli::output::{self, complain};
+use crate::mqtt_client::{Client, ClientError, Event, Message};
 use crate::topic::TopicFilter;
 
 /// As mosquitto_sub, between attempts to get a lost connection back.
@@ -182,7 +182,7 @@ struct Subscriber {
     unreceived: VecDeque<Message>,
     /// QoS 2 messages that wait for the broker's PUBREL, by packet id. The broker bounds them (receive maximum).
     unreleased: HashMap<u16, Message>,
-    options: ConnectOptions,
+    options: Options,
     /// Written to without the runtime's help: a reader that is slow is meant to slow the broker down.
     out: BufWriter<File>,
 }
@@ -190,7 +190,7 @@ struct Subscriber {
 impl Subscriber {
     /// Reads, and connects again when the connection is lost, until there is an end.
     async fn run(&mut self, stop: &mut Stop) -> anyhow::Result<u8> {
-        let mut client = Client::connect(&self.options).await?;
+        let mut client = Client::connect(&self.options.connect).await?;
         loop {
             let end = tokio::select! {
                 end = self.read(&mut client) => end?,
@@ -219,12 +219,12 @@ impl Subscriber {
     /// A broker that refuses ends the command; one that is away is waited for.
     async fn reconnect(&mut self) -> anyhow::Result<Client> {
         self.unreceived.clear();
-        if self.options.clean {
+        if self.options.connect.clean {
             self.unreleased.clear();
         }
         loop {
             tokio::time::sleep(RETRY_DELAY).await;
-            match Client::connect(&self.options).await {
+            match Client::connect(&self.options.connect).await {
                 Ok(client) => return Ok(client),
                 Err(refused @ ClientError::Refused { .. }) => return Err(refused.into()),
                 Err(_) => {}
@@ -275,7 +275,7 @@ impl Subscriber {
             Event::Subscribed(..) if self.exit_after_subscribe => Some(End::Done),
             _ => None,
         };
-        if end.is_none() && (self.options.debug || !client.has_more()) {
+        if end.is_none() && (self.options.connect.packet_log.is_some() || !client.has_more()) {
             self.out.flush()?;
         }
         Ok(end)
@@ -284,7 +284,7 @@ impl Subscriber {
     /// Answers PUBREC for as many QoS 2 messages as will still be printed.
     fn receive(&mut self, client: &mut Client) {
         let most = match self.left {
-            Some(left) if !self.options.clean => usize::try_from(left).unwrap_or(usize::MAX),
+            Some(left) if !self.options.connect.clean => usize::try_from(left).unwrap_or(usize::MAX),
             _ => usize::MAX,
         };
         while self.unreleased.len() < most {

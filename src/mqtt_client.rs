@@ -1,20 +1,19 @@
-//! One MQTT connection, the same for both protocol versions: rumqttc's two event loops behind one face.
+//! A connection to an MQTT broker, the same for both protocol versions: rumqttc's two event loops behind one face.
 
-use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rumqttc::Outgoing;
-use rumqttc::v5::mqttbytes::v5::PublishProperties;
-
-use super::options::{ConnectOptions, Version};
 
 mod error;
+mod options;
 mod v311;
 mod v5;
 
 use error::Cause;
 pub use error::ClientError;
+pub use options::{ConnectOptions, Version, Will};
+pub use rumqttc::Outgoing;
+pub use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 /// The largest packet MQTT allows: 1 byte, 4 bytes of length, 256 MiB - 1.
 const MAX_PACKET_BYTES: u32 = 268_435_455 + 5;
@@ -90,9 +89,14 @@ pub struct Outbound {
 pub struct Client {
     link: Link,
     address: String,
-    /// `-d`: the name to print packets under.
-    log: Option<String>,
+    log: Option<PacketLog>,
     connected: bool,
+}
+
+/// Where packets are logged, and under which name.
+struct PacketLog {
+    line: fn(&str),
+    name: String,
 }
 
 enum Link {
@@ -110,7 +114,10 @@ macro_rules! on_link {
 }
 
 impl Client {
-    /// Connects. The error says what stood in the way.
+    /// Connects, within 30 s.
+    ///
+    /// # Errors
+    /// What stood in the way.
     pub async fn connect(options: &ConnectOptions) -> Result<Client, ClientError> {
         let transport = match &options.tls {
             None => rumqttc::Transport::tcp(),
@@ -127,10 +134,10 @@ impl Client {
         let mut client = Client {
             link,
             address: format!("{}:{}", host_for_url(&options.host), options.port),
-            log: options.debug.then(|| name.to_owned()),
+            log: options.packet_log.map(|line| PacketLog { line, name: name.to_owned() }),
             connected: false,
         };
-        client.print("sending CONNECT");
+        client.log_packet("sending CONNECT");
         match tokio::time::timeout(CONNECT_TIMEOUT, client.next()).await {
             Err(_) => Err(ClientError::NoAnswer(client.address)),
             Ok(Err(error)) => Err(error),
@@ -143,12 +150,12 @@ impl Client {
         match on_link!(&mut self.link, link => link.next().await) {
             Ok(event) => {
                 self.connected |= matches!(event, Event::Connected);
-                self.print_event(&event);
+                self.log_event(&event);
                 Ok(event)
             }
             Err(cause) => {
                 if let Cause::Refused(code) = &cause {
-                    self.print(&format!("received CONNACK ({code})"));
+                    self.log_packet(&format!("received CONNACK ({code})"));
                 }
                 Err(cause.describe(&self.address, self.connected))
             }
@@ -164,7 +171,7 @@ impl Client {
     pub fn subscribe(&mut self, filters: &[String], qos: u8) {
         on_link!(&mut self.link, link => link.subscribe(filters, qos));
         for filter in filters {
-            self.print(&format!("sending SUBSCRIBE (Mid: 1, Topic: {filter}, QoS: {qos}, Options: 0x00)"));
+            self.log_packet(&format!("sending SUBSCRIBE (Mid: 1, Topic: {filter}, QoS: {qos}, Options: 0x00)"));
         }
     }
 
@@ -184,35 +191,32 @@ impl Client {
 
     /// Sends DISCONNECT and waits a little for the broker to close, so that nothing on the way is lost to a reset.
     pub async fn disconnect(mut self) {
-        self.print("sending DISCONNECT");
+        self.log_packet("sending DISCONNECT");
         self.log = None;
         on_link!(&mut self.link, link => link.disconnect());
         // Either the connection closes, as it should, or the time is up: the command is done in both cases.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, async { while self.next().await.is_ok() {} }).await;
     }
 
-    /// `-d`: notes that `message` is on the wire.
-    pub fn print_publish(&self, number: u64, message: &Outbound) {
+    /// Logs that `message` is on the wire.
+    pub fn log_publish(&self, number: u64, message: &Outbound) {
         let Outbound { topic, payload, qos, retain } = message;
         let (retain, bytes) = (u8::from(*retain), payload.len());
-        self.print(&format!("sending PUBLISH (d0, q{qos}, r{retain}, m{number}, '{topic}', ... ({bytes} bytes))"));
+        self.log_packet(&format!("sending PUBLISH (d0, q{qos}, r{retain}, m{number}, '{topic}', ... ({bytes} bytes))"));
     }
 
-    fn print(&self, line: &str) {
-        if let Some(name) = &self.log {
-            // A reader that is gone is noticed when the next message is printed.
-            let _ = writeln!(std::io::stdout(), "Client {name} {line}");
+    fn log_packet(&self, text: &str) {
+        if let Some(PacketLog { line, name }) = &self.log {
+            line(&format!("Client {name} {text}"));
         }
     }
 
-    /// The packet log, line for line that of mosquitto's clients, which print it on stdout too.
-    fn print_event(&self, event: &Event) {
-        if self.log.is_none() {
-            return;
-        }
+    /// Line for line as mosquitto's clients print it.
+    fn log_event(&self, event: &Event) {
+        let Some(log) = &self.log else { return };
         match event {
-            Event::Connected => self.print("received CONNACK (0)"),
-            Event::Message(message) => self.print(&format!(
+            Event::Connected => self.log_packet("received CONNACK (0)"),
+            Event::Message(message) => self.log_packet(&format!(
                 "received PUBLISH (d{}, q{}, r{}, m{}, '{}', ... ({} bytes))",
                 u8::from(message.dup),
                 message.qos,
@@ -221,21 +225,21 @@ impl Client {
                 String::from_utf8_lossy(&message.topic),
                 message.payload.len(),
             )),
-            Event::Released(id) => self.print(&format!("received PUBREL (Mid: {id})")),
+            Event::Released(id) => self.log_packet(&format!("received PUBREL (Mid: {id})")),
             Event::Subscribed(id, codes) => {
-                self.print("received SUBACK");
+                self.log_packet("received SUBACK");
                 let codes: Vec<String> = codes.iter().map(u8::to_string).collect();
-                let _ = writeln!(std::io::stdout(), "Subscribed (mid: {id}): {}", codes.join(", "));
+                (log.line)(&format!("Subscribed (mid: {id}): {}", codes.join(", ")));
             }
-            Event::Received(id, _) => self.print(&format!("received PUBREC (Mid: {id})")),
-            Event::Acknowledged(id, code) => self.print(&format!("received PUBACK (Mid: {id}, RC:{code})")),
-            Event::Completed(id) => self.print(&format!("received PUBCOMP (Mid: {id}, RC:0)")),
-            Event::Alive => self.print("received PINGRESP"),
-            Event::Sent(Outgoing::PubAck(id)) => self.print(&format!("sending PUBACK (m{id}, rc0)")),
-            Event::Sent(Outgoing::PubRec(id)) => self.print(&format!("sending PUBREC (m{id}, rc0)")),
-            Event::Sent(Outgoing::PubRel(id)) => self.print(&format!("sending PUBREL (m{id})")),
-            Event::Sent(Outgoing::PubComp(id)) => self.print(&format!("sending PUBCOMP (m{id})")),
-            Event::Sent(Outgoing::PingReq) => self.print("sending PINGREQ"),
+            Event::Received(id, _) => self.log_packet(&format!("received PUBREC (Mid: {id})")),
+            Event::Acknowledged(id, code) => self.log_packet(&format!("received PUBACK (Mid: {id}, RC:{code})")),
+            Event::Completed(id) => self.log_packet(&format!("received PUBCOMP (Mid: {id}, RC:0)")),
+            Event::Alive => self.log_packet("received PINGRESP"),
+            Event::Sent(Outgoing::PubAck(id)) => self.log_packet(&format!("sending PUBACK (m{id}, rc0)")),
+            Event::Sent(Outgoing::PubRec(id)) => self.log_packet(&format!("sending PUBREC (m{id}, rc0)")),
+            Event::Sent(Outgoing::PubRel(id)) => self.log_packet(&format!("sending PUBREL (m{id})")),
+            Event::Sent(Outgoing::PubComp(id)) => self.log_packet(&format!("sending PUBCOMP (m{id})")),
+            Event::Sent(Outgoing::PingReq) => self.log_packet("sending PINGREQ"),
             Event::Sent(_) | Event::Other => {}
         }
     }

@@ -1,4 +1,4 @@
-//! What can go wrong on a connection, told so that a person can act on it.
+//! What can go wrong on a connection.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::net::tls::client::ClientTlsError;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// CONNACK with a code other than 0.
-    #[error("{address} refused the connection: {} (code {code})\nhint: {}", reason(*code), hint(*code))]
+    #[error("{address} refused the connection: {} (code {code})", reason(*code))]
     Refused {
         /// `host:port`
         address: String,
@@ -17,7 +17,7 @@ pub enum ClientError {
         code: u8,
     },
     /// No TCP or TLS connection.
-    #[error("cannot connect to {address}: {cause}\nhint: {}", io_hint(cause))]
+    #[error("cannot connect to {address}: {cause}")]
     Unreachable {
         /// `host:port`
         address: String,
@@ -28,16 +28,10 @@ pub enum ClientError {
     #[error("TLS: {0}")]
     TlsFiles(ClientTlsError),
     /// Connected on TCP, but no CONNACK in time.
-    #[error(
-        "{0} did not answer within {seconds} s\nhint: is it an MQTT broker, and is -p right?",
-        seconds = CONNECT_TIMEOUT.as_secs()
-    )]
+    #[error("{0} did not answer within {seconds} s", seconds = CONNECT_TIMEOUT.as_secs())]
     NoAnswer(String),
     /// Closed before CONNACK.
-    #[error(
-        "{0} closed the connection instead of answering\n\
-         hint: the port may speak TLS (--cafile) or another MQTT version (-V)"
-    )]
+    #[error("{0} closed the connection instead of answering")]
     Closed(String),
     /// Lost after CONNACK.
     #[error("the connection to {address} was lost: {cause}")]
@@ -101,47 +95,14 @@ fn reason(code: u8) -> &'static str {
     }
 }
 
-fn hint(code: u8) -> &'static str {
-    match code {
-        1 | 132 => "try another version with -V",
-        2 | 133 => "give another client id with -i",
-        4 | 5 | 134 | 135 => "check -u and -P, and what the broker allows this user",
-        144 | 154 | 155 => "check the --will options",
-        _ => "the broker's log says more",
-    }
-}
-
-fn io_hint(error: &io::Error) -> &'static str {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match (tls, error.kind()) {
-        (Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)), _) => {
-            "name the certificate of the authority that signed the broker's with --cafile"
-        }
-        (Some(rustls::Error::InvalidCertificate(_)), _) => {
-            "check the broker's certificate; --insecure only ignores the host name in it"
-        }
-        (Some(_), _) => "is it a TLS port, and does the broker want a certificate (--cert, --key)?",
-        (None, io::ErrorKind::ConnectionRefused) => {
-            "no broker listens there; check -h and -p (`gatepost run` starts one)"
-        }
-        (None, _) => "check -h and -p and the network",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn errors_say_what_to_do() {
+    fn errors_say_what_happened() {
         let text = Cause::Refused(5).describe("host:1883", false).to_string();
-        assert_eq!(
-            text,
-            "host:1883 refused the connection: not authorised (code 5)\n\
-             hint: check -u and -P, and what the broker allows this user"
-        );
-        let refused = Cause::Io(io::ErrorKind::ConnectionRefused.into());
-        assert!(refused.describe("h:1", false).to_string().contains("no broker listens there"));
+        assert_eq!(text, "host:1883 refused the connection: not authorised (code 5)");
         assert!(matches!(Cause::Closed.describe("h:1", true), ClientError::Lost { .. }));
     }
 }
