@@ -17,6 +17,8 @@ const LAYERS: &[&[&str]] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("rumqttd", &["broker/router.rs"]),
     ("rumqttc", &["mqtt_client.rs", "mqtt_client/"]),
+    ("tokio_rustls", &["net/stream.rs", "net/tls/"]),
+    ("tokio_tungstenite", &["net/websocket/"]),
     ("ratatui", &["cli/top.rs", "cli/top/"]),
     ("tokio_serial", &["transport/serial.rs"]),
     ("rusqlite", &["broker/store/database.rs", "broker/store/restore.rs"]),
