@@ -10,6 +10,7 @@ mod format;
 mod json;
 mod options;
 mod publish;
+mod screen;
 mod subscribe;
 mod tls;
 
@@ -18,6 +19,7 @@ pub use subscribe::SubArgs;
 
 use client::ClientError;
 use options::ConnectOptions;
+use screen::Screen;
 
 /// Runs `gatepost pub`.
 pub fn run_pub(args: PubArgs) -> ExitCode {

@@ -1,6 +1,5 @@
 //! One MQTT connection, the same for both protocol versions: rumqttc's two event loops behind one face.
 
-use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +7,7 @@ use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use super::options::{ConnectOptions, Version};
+use crate::cli::output;
 
 mod error;
 mod v311;
@@ -200,8 +200,7 @@ impl Client {
 
     fn print(&self, line: &str) {
         if let Some(name) = &self.log {
-            // A reader that is gone is noticed when the next message is printed.
-            let _ = writeln!(std::io::stdout(), "Client {name} {line}");
+            output::note(&format!("Client {name} {line}"));
         }
     }
 
@@ -225,7 +224,7 @@ impl Client {
             Event::Subscribed(id, codes) => {
                 self.print("received SUBACK");
                 let codes: Vec<String> = codes.iter().map(u8::to_string).collect();
-                let _ = writeln!(std::io::stdout(), "Subscribed (mid: {id}): {}", codes.join(", "));
+                output::note(&format!("Subscribed (mid: {id}): {}", codes.join(", ")));
             }
             Event::Received(id, _) => self.print(&format!("received PUBREC (Mid: {id})")),
             Event::Acknowledged(id, code) => self.print(&format!("received PUBACK (Mid: {id}, RC:{code})")),

@@ -7,6 +7,7 @@ use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use serde_json::{Map, Value, json};
 
 use super::client::Message;
+use crate::cli::escape;
 use crate::cli::output::complain;
 
 /// Writes the object. With `escaped` the payload is a string, otherwise it must be JSON itself; a payload that is
@@ -18,7 +19,7 @@ pub fn write(message: &Message, now: &Zoned, escaped: bool, out: &mut impl Write
         (false, false) => match compact(&message.payload) {
             Some(json) => json,
             None => {
-                let topic = String::from_utf8_lossy(&message.topic);
+                let topic = escape::encode(&message.topic);
                 complain(format_args!("Error: Message payload is not valid JSON on topic {topic}."));
                 return Ok(());
             }
