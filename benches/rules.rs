@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use criterion::Criterion;
-use gatepost::config::{self, Device};
+use gatepost::config::{self, Config};
 use gatepost::device::rules::{CommandRules, Now, PublishRules};
 
 const CONFIG: &str = r#"
@@ -44,13 +44,12 @@ topic = "lights/+/set"
 write = "SET {topic:2} {json:/state}"
 "#;
 
-fn device(name: &str) -> Device {
-    let loaded = config::parse(CONFIG, "bench.toml", Path::new("/")).expect("the configuration is right");
-    loaded.config.devices[name].clone()
+fn config() -> Config {
+    config::parse(CONFIG, "bench.toml", Path::new("/")).expect("the configuration is right").config
 }
 
 fn publish(c: &mut Criterion) {
-    let mut group = c.benchmark_group("publish");
+    let (config, mut group) = (config(), c.benchmark_group("publish"));
     let frames: [(&str, &'static [u8]); 4] = [
         ("raw", b"T=21.50 H=48"),
         ("fields", b"T=21.50 H=48"),
@@ -59,7 +58,7 @@ fn publish(c: &mut Criterion) {
     ];
     let (peer, now) = ("192.168.1.7:51234".parse().ok(), Now::read());
     for (name, frame) in frames {
-        let mut rules = PublishRules::new(&device(name), "bench");
+        let mut rules = PublishRules::new(&config.devices[name], &config.gateway);
         let (frame, mut out) = (Bytes::from_static(frame), Vec::new());
         group.bench_function(name, |b| {
             b.iter(|| {
@@ -75,7 +74,7 @@ fn publish(c: &mut Criterion) {
 fn command(c: &mut Criterion) {
     let mut group = c.benchmark_group("command");
     for name in ["untouched", "template"] {
-        let rules = CommandRules::new(&device(name), "bench");
+        let rules = CommandRules::new(&config().devices[name], "bench");
         let (payload, mut out) = (Bytes::from_static(br#"{"state":"ON","level":7}"#), Vec::new());
         group.bench_function(name, |b| {
             b.iter(|| {

@@ -84,7 +84,7 @@ pub struct Surroundings {
 pub struct Device {
     config: config::Device,
     topics: StatusTopics,
-    gateway_name: String,
+    gateway: config::Gateway,
     client: LocalClient,
     state: DeviceState,
     uplink: Uplink,
@@ -116,9 +116,9 @@ impl Device {
             topics: StatusTopics::new(&gateway.topic, &config.name)?,
             client,
             state: DeviceState::default(),
-            uplink: Uplink::new(PublishRules::new(&config, &gateway.name)),
+            uplink: Uplink::new(PublishRules::new(&config, gateway)),
             downlink: Downlink::new(CommandRules::new(&config, &gateway.name)),
-            gateway_name: gateway.name.clone(),
+            gateway: gateway.clone(),
             links: Links::new(&config),
             drop_log: Arc::default(),
             outages: OutageLog::default(),
@@ -217,9 +217,9 @@ impl Device {
     /// a frame goes by the old rules or by the new ones. Returns when the new ones are in force.
     pub async fn change_rules(&self, config: &config::Device) {
         self.links.set_limits(config.queue, self.losses());
-        self.uplink.change(config, &self.gateway_name).await;
+        self.uplink.change(config, &self.gateway).await;
         // A device that has just panicked takes them over when it is started again.
-        let _ = timeout(CHANGE_TIME, self.downlink.change(CommandRules::new(config, &self.gateway_name))).await;
+        let _ = timeout(CHANGE_TIME, self.downlink.change(CommandRules::new(config, &self.gateway.name))).await;
         self.say_queue_drops();
     }
 

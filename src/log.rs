@@ -3,12 +3,13 @@
 //! An event is one line: when, how bad, what, and fields.
 //! `2026-11-21T12:00:00.123Z WARN device offline device=arduino reason="unplugged" retry_in=500ms`
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -163,7 +164,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let level = event.metadata().level();
         if writer.has_ansi_escapes() {
             let colour = match *level {
@@ -177,8 +178,53 @@ where
             Utc.format_time(&mut writer)?;
             write!(writer, " {level} ")?;
         }
-        ctx.field_format().format_fields(writer.by_ref(), event)?;
+        let mut fields = Fields { writer: writer.by_ref(), separator: "", written: Ok(()) };
+        event.record(&mut fields);
+        fields.written?;
         writeln!(writer)
+    }
+}
+
+/// Writes the message and then the fields. Much of it comes from outside: none of it moves the cursor of a terminal.
+struct Fields<'a> {
+    writer: Writer<'a>,
+    separator: &'static str,
+    written: fmt::Result,
+}
+
+impl Fields<'_> {
+    fn write(&mut self, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+        self.writer.write_str(std::mem::replace(&mut self.separator, " "))?;
+        match (field.name(), self.writer.has_ansi_escapes()) {
+            ("message", _) => {}
+            (name, true) => write!(self.writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?,
+            (name, false) => write!(self.writer, "{name}=")?,
+        }
+        write!(Harmless(&mut self.writer), "{value:?}")
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if self.written.is_ok() {
+            self.written = self.write(field, value);
+        }
+    }
+}
+
+/// Escapes control characters but for line ends, which reports of several lines have, and tabs.
+struct Harmless<'a, W>(&'a mut W);
+
+impl<W: fmt::Write> fmt::Write for Harmless<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let is_shown = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+        for part in text.split_inclusive(|c| !is_shown(c)) {
+            match part.char_indices().next_back() {
+                Some((at, last)) if !is_shown(last) => write!(self.0, "{}{}", &part[..at], last.escape_debug())?,
+                _ => self.0.write_str(part)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -228,6 +274,22 @@ mod tests {
         let (time, rest) = line.split_once(' ').unwrap();
         assert_eq!(rest, "WARN device offline device=arduino reason=\"unplugged\" retry_in=500ms\n");
         assert!(time.parse::<Timestamp>().is_ok() && time.len() == 24 && time.ends_with('Z'), "{time}");
+    }
+
+    #[test]
+    fn nothing_in_a_field_moves_the_cursor() {
+        let text = "\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}2J\r\n\u{7f}";
+        for colour in [false, true] {
+            let log = lines(filter(None, "info").unwrap(), colour, || {
+                let error = io::Error::other(text);
+                warn!(plain = text, shown = %text, debug = ?text, %error, "text {text}");
+            });
+            let bare = log.replace("\u{1b}[0m", "");
+            let bare = ["0", "1", "2", "3", "32", "33"]
+                .iter()
+                .fold(bare, |bare, code| bare.replace(&format!("\u{1b}[{code}m"), ""));
+            assert!(!bare.contains(|c: char| c.is_control() && c != '\n'), "{log:?}");
+        }
     }
 
     #[test]

@@ -68,6 +68,8 @@ reasons! {
     Superseded => "superseded",
     /// What a rule made is not a topic name.
     BadTopic => "bad_topic",
+    /// A topic that begins with `$` or lies below the gateway's own.
+    Reserved => "reserved",
     /// The broker would not take it (too large, stopping).
     Refused => "refused",
     /// `acl_file` does not allow it.

@@ -1,4 +1,4 @@
-//! Topic names and topic filters (MQTT 5.0, section 4.7).
+//! Topic names and topic filters (MQTT 5.0, section 4.7): what they are, for clients, devices and the command line alike.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 /// Longest topic in bytes: MQTT strings carry a 16-bit length.
 pub const MAX_TOPIC_BYTES: usize = 65_535;
+
+/// Most `/` in a topic: mosquitto takes more for an attack.
+const MAX_SEPARATORS: usize = 200;
 
 /// Why a string is not a topic name or a topic filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +22,15 @@ pub enum TopicError {
     /// U+0000 [MQTT-4.7.3-2].
     #[error("a topic cannot contain the NUL character")]
     Nul,
+    /// U+0001 to U+001F, U+007F to U+009F; see [`is_unfit`].
+    #[error("a topic cannot contain control characters: there is U+{:04X}", u32::from(*.0))]
+    Control(char),
+    /// A noncharacter; see [`is_unfit`].
+    #[error("a topic cannot contain U+{:04X}, which is no character", u32::from(*.0))]
+    Noncharacter(char),
+    /// More than 201 levels.
+    #[error("a topic cannot have more than 201 levels")]
+    TooDeep,
     /// `+` or `#` in a name [MQTT-4.7.0-1].
     #[error("a topic name cannot contain the wildcards + and #")]
     WildcardInName,
@@ -30,7 +42,7 @@ pub enum TopicError {
     MisplacedPlus,
 }
 
-/// A topic name: no wildcards, 1 to 65535 bytes, no NUL. Cheap to clone.
+/// A topic name: no wildcards, 1 to 65535 bytes, at most 201 levels, every character fit for one. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(Arc<str>);
 
@@ -39,14 +51,25 @@ pub struct TopicName(Arc<str>);
 pub struct TopicFilter(Arc<str>);
 
 impl TopicName {
-    /// Checks `name` [MQTT-4.7.0-1, MQTT-4.7.3-1 to -3].
+    /// Checks `name`; see [`TopicName::check`].
     pub fn new(name: impl Into<Arc<str>>) -> Result<TopicName, TopicError> {
         let name = name.into();
-        check_common(&name)?;
-        if name.contains(['+', '#']) {
-            return Err(TopicError::WildcardInName);
-        }
+        TopicName::check(&name)?;
         Ok(TopicName(name))
+    }
+
+    /// Whether `name` is a topic name [MQTT-1.5.4-2, MQTT-4.7.0-1, MQTT-4.7.3-1 to -3].
+    pub fn check(name: &str) -> Result<(), TopicError> {
+        check_common(name)?;
+        match memchr::memchr2(b'+', b'#', name.as_bytes()) {
+            Some(_) => Err(TopicError::WildcardInName),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether `topic` is this one or below it.
+    pub fn holds(&self, topic: &str) -> bool {
+        topic.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// The name as text.
@@ -56,7 +79,7 @@ impl TopicName {
 }
 
 impl TopicFilter {
-    /// Checks `filter` [MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.7.3-1 to -3]. A `$share/…` filter is not taken apart here.
+    /// Checks `filter` [MQTT-1.5.4-2, MQTT-4.7.1-1, MQTT-4.7.1-2, MQTT-4.7.3-1 to -3]. A `$share/…` filter is not taken apart here.
     pub fn new(filter: impl Into<Arc<str>>) -> Result<TopicFilter, TopicError> {
         let filter = filter.into();
         check_common(&filter)?;
@@ -150,9 +173,39 @@ fn check_common(text: &str) -> Result<(), TopicError> {
     match text {
         "" => Err(TopicError::Empty),
         _ if text.len() > MAX_TOPIC_BYTES => Err(TopicError::TooLong),
-        _ if text.contains('\0') => Err(TopicError::Nul),
-        _ => Ok(()),
+        _ if is_too_deep(text) => Err(TopicError::TooDeep),
+        _ => match first_unfit(text) {
+            None => Ok(()),
+            Some('\0') => Err(TopicError::Nul),
+            Some(c) if c.is_control() => Err(TopicError::Control(c)),
+            Some(c) => Err(TopicError::Noncharacter(c)),
+        },
     }
+}
+
+/// Whether no device publishes to `topic`: the broker's topics begin with `$`, those of the gateway lie at and below `root`.
+pub fn is_closed_to_devices(topic: &str, root: &TopicName) -> bool {
+    topic.starts_with('$') || root.holds(topic)
+}
+
+/// Whether a topic or a filter has more levels than are served.
+pub fn is_too_deep(topic: &str) -> bool {
+    topic.len() > MAX_SEPARATORS && memchr::memchr_iter(b'/', topic.as_bytes()).count() > MAX_SEPARATORS
+}
+
+/// Whether `c` cannot stand in a topic, nor in the name of a client or a user: control characters (U+0000 to U+001F,
+/// U+007F to U+009F) and noncharacters (U+FDD0 to U+FDEF, and the last two of each plane).
+///
+/// Section 1.5.4 forbids U+0000 only, and says of the others that they should not be sent and may be refused. mosquitto
+/// refuses them, and so do clients made with its library: each that is sent one closes its connection.
+pub fn is_unfit(c: char) -> bool {
+    c.is_control() || matches!(u32::from(c), 0xFDD0..=0xFDEF) || u32::from(c) & 0xFFFE == 0xFFFE
+}
+
+/// The first character of `text` that [`is_unfit`].
+pub fn first_unfit(text: &str) -> Option<char> {
+    let plain = text.bytes().all(|byte| (b' '..0x7F).contains(&byte));
+    if plain { None } else { text.chars().find(|&c| is_unfit(c)) }
 }
 
 macro_rules! text_traits {
@@ -187,6 +240,45 @@ mod tests {
         assert_eq!(TopicName::new("a/+"), Err(TopicError::WildcardInName));
         assert_eq!(TopicName::new("a\0"), Err(TopicError::Nul));
         assert_eq!(TopicName::new("a".repeat(65_536)), Err(TopicError::TooLong));
+        assert!(TopicName::new("a".repeat(65_535)).is_ok());
+        assert!(TopicName::new("/".repeat(200)).is_ok());
+        assert_eq!(TopicName::new("/".repeat(201)), Err(TopicError::TooDeep));
+        assert_eq!(TopicFilter::new("/".repeat(201)), Err(TopicError::TooDeep));
+    }
+
+    #[test]
+    fn names_and_filters_have_no_control_characters_and_no_noncharacters() {
+        for good in ["a b", "\u{a0}", "Aä𪛔", "\u{200b}\u{202e}\u{feff}", "\u{fffd}", "\u{fdcf}\u{fdf0}", "\u{ffff0}"]
+        {
+            assert!(TopicName::new(good).is_ok() && TopicFilter::new(good).is_ok(), "{good:?}");
+        }
+        for bad in ['\u{1}', '\t', '\n', '\u{1b}', '\u{1f}', '\u{7f}', '\u{80}', '\u{9b}', '\u{9f}'] {
+            assert_eq!(TopicName::new(format!("a{bad}")), Err(TopicError::Control(bad)));
+            assert_eq!(TopicFilter::new(format!("{bad}/#")), Err(TopicError::Control(bad)));
+        }
+        for bad in ['\u{fdd0}', '\u{fdef}', '\u{fffe}', '\u{ffff}', '\u{1fffe}', '\u{10ffff}'] {
+            assert_eq!(TopicName::new(format!("ä{bad}/")), Err(TopicError::Noncharacter(bad)));
+            assert_eq!(TopicFilter::new(format!("+/{bad}")), Err(TopicError::Noncharacter(bad)));
+        }
+        let shown = |text: &str| TopicName::new(text).unwrap_err().to_string();
+        assert_eq!(shown("a\u{1b}"), "a topic cannot contain control characters: there is U+001B");
+        assert_eq!(shown("\u{1fffe}"), "a topic cannot contain U+1FFFE, which is no character");
+    }
+
+    #[test]
+    fn a_topic_holds_itself_and_what_is_below() {
+        let root = TopicName::new("gatepost/hut").unwrap();
+        for (topic, expected) in [
+            ("gatepost/hut", true),
+            ("gatepost/hut/", true),
+            ("gatepost/hut/device/x/status", true),
+            ("gatepost/hut2", false),
+            ("gatepost", false),
+            ("Gatepost/hut", false),
+            ("/gatepost/hut", false),
+        ] {
+            assert_eq!(root.holds(topic), expected, "{topic}");
+        }
     }
 
     #[test]

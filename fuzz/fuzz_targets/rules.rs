@@ -33,15 +33,14 @@ subscribe = [
 "#;
 
 thread_local! {
-    static DEVICE: config::Device = {
-        let loaded = config::parse(CONFIG, "fuzz.toml", Path::new("/")).expect("the configuration is right");
-        loaded.config.devices["d"].clone()
-    };
+    static LOADED: config::Config =
+        config::parse(CONFIG, "fuzz.toml", Path::new("/")).expect("the configuration is right").config;
 }
 
-fuzz_target!(|data: &[u8]| DEVICE.with(|device| {
+fuzz_target!(|data: &[u8]| LOADED.with(|config| {
+    let device = &config.devices["d"];
     let bytes = Bytes::copy_from_slice(data);
-    let (mut publish, mut out) = (PublishRules::new(device, "hut"), Vec::new());
+    let (mut publish, mut out) = (PublishRules::new(device, &config.gateway), Vec::new());
     for _ in 0..2 {
         publish.apply(&bytes, "[::1]:9".parse().ok(), Now::read(), &mut out);
     }

@@ -8,9 +8,6 @@ use crate::config;
 /// Topic aliases that one client may set, as many as with mosquitto.
 pub const TOPIC_ALIAS_MAXIMUM: u16 = 10;
 
-/// Most `/` in a topic or filter.
-const MAX_SEPARATORS: usize = 200;
-
 /// Session expiry interval that means never (MQTT 5.0, section 3.1.2.11.2).
 const NEVER: u32 = u32::MAX;
 
@@ -154,8 +151,8 @@ fn check_will(will: &WillRequest, settings: &config::Broker) -> Result<(), Packe
     if is_reserved(&will.topic) {
         return refuse(Reason::NOT_AUTHORIZED, "a will on a $SYS or $share topic");
     }
-    if is_too_deep(&will.topic) || will.topic.starts_with("$CONTROL/") {
-        return refuse(Reason::PROTOCOL_ERROR, "a will on a topic of more than 201 levels, or on a $CONTROL topic");
+    if will.topic.starts_with("$CONTROL/") {
+        return refuse(Reason::PROTOCOL_ERROR, "a will on a $CONTROL topic");
     }
     Ok(())
 }
@@ -168,11 +165,6 @@ pub fn is_reserved(topic: &str) -> bool {
         name.is_some_and(|name| !name.contains('/'))
     };
     topic == "$SYS" || (topic.starts_with("$SYS/") && !of_bridge(topic)) || topic.starts_with("$share/")
-}
-
-/// Whether a topic has more levels than are served: as mosquitto, which takes it for an attack.
-pub fn is_too_deep(topic: &str) -> bool {
-    topic.len() > MAX_SEPARATORS && topic.bytes().filter(|&byte| byte == b'/').count() > MAX_SEPARATORS
 }
 
 /// Seconds; 0: none.

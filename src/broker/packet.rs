@@ -21,7 +21,7 @@ pub use ack::{Ack, AckKind, write_ack};
 pub use connack::Connack;
 pub use connect::{Connect, ConnectError, WillRequest};
 pub use disconnect::{write_disconnect, write_pingresp};
-pub use publish::{IncomingPublish, OutgoingPublish};
+pub use publish::{IncomingPublish, OutgoingPublish, are_forwardable};
 pub use recipient::Recipient;
 pub use subscribe::{Subscribe, SubscribeEntry, Unsubscribe, check_answer, write_suback, write_unsuback};
 

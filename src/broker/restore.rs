@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use super::Shared;
 use super::session::{Session, has_expired};
-use super::store::{Restored, Store, StoreSettings, StoredSession};
+use super::store::{Change, Restored, Store, StoreSettings, StoredSession};
+use crate::log_limit::excerpt;
 
 /// Opens the store at `path`; without one nothing is kept.
 pub async fn open(path: Option<PathBuf>) -> (Store, Restored) {
@@ -23,7 +24,8 @@ pub fn all(shared: &Arc<Shared>, restored: Restored) {
     if !shared.store.is_on() {
         return;
     }
-    let Restored { retained, sessions } = restored;
+    let Restored { retained, sessions, unfit } = restored;
+    drop_unfit(&shared.store, unfit);
     let found = retained.len();
     let refused = shared.bus.restore(retained);
     if refused > 0 {
@@ -40,6 +42,20 @@ pub fn all(shared: &Arc<Shared>, restored: Restored) {
     expired.into_iter().for_each(|stored| resume(shared, stored));
     tracing::info!(sessions = kept, messages, retained = found - refused, "state restored from disk");
     shared.tasks.spawn(save_anew(shared.clone()));
+}
+
+/// What was kept with a topic or properties that are malformed today: a reader made with libmosquitto would close its
+/// connection on it.
+fn drop_unfit(store: &Store, unfit: Vec<(Arc<str>, Change)>) {
+    if let Some((topic, _)) = unfit.first() {
+        // As it would stand in Rust source: the log may be read on a terminal.
+        let topic = excerpt(topic).escape_debug();
+        let messages = unfit.len();
+        tracing::warn!(messages, %topic, "messages on disk were dropped: their topics or properties hold control characters");
+    }
+    for (_, change) in unfit {
+        store.submit(change);
+    }
 }
 
 fn resume(shared: &Arc<Shared>, stored: StoredSession) {

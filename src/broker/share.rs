@@ -14,7 +14,7 @@ use super::lane::LaneSet;
 use super::reader::Reader;
 use super::session::Outgoing;
 use crate::qos::Qos;
-use crate::topic::TopicFilter;
+use crate::topic::{TopicFilter, first_unfit};
 pub use group::Group;
 use group::Member;
 use mailbox::Mailbox;
@@ -50,7 +50,7 @@ impl ShareFilter {
         let rest = text.strip_prefix("$share/")?;
         let (name, filter) = rest.split_once('/').unwrap_or((rest, ""));
         Some(match TopicFilter::new(filter) {
-            Ok(filter) if !name.is_empty() && !name.contains(['+', '#', '\0']) => {
+            Ok(filter) if !name.is_empty() && !name.contains(['+', '#']) && first_unfit(name).is_none() => {
                 Ok(ShareFilter { name: name.into(), filter })
             }
             _ => Err(ShareError),

@@ -350,7 +350,11 @@ impl Shared {
 
     /// New rows and sessions come after the restored ones.
     fn number_from(&self, restored: &Restored) {
-        let rows = restored.sessions.iter().flat_map(|session| &session.queue).map(|row| row.row.get());
+        let unfit = restored.unfit.iter().filter_map(|(_, change)| match change {
+            Change::Dequeue { row, .. } => Some(row.get()),
+            _ => None,
+        });
+        let rows = restored.sessions.iter().flat_map(|session| &session.queue).map(|row| row.row.get()).chain(unfit);
         self.last_row.store(rows.max().unwrap_or(0), Ordering::Relaxed);
         let sessions = restored.sessions.iter().map(|session| session.session.get());
         self.last_session.store(sessions.max().unwrap_or(0), Ordering::Relaxed);

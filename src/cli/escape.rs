@@ -1,5 +1,6 @@
 //! Bytes on the command line and on the terminal.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
@@ -51,6 +52,31 @@ pub(super) fn encode(bytes: &[u8]) -> String {
         push_hex(&mut text, chunk.invalid());
     }
     text
+}
+
+/// [`encode`] for what is text already.
+pub(super) fn text(text: &str) -> String {
+    encode(text.as_bytes())
+}
+
+/// What a terminal shows of `bytes` that are meant for one, such as a payload of several lines: line ends and tabs stay,
+/// all else that it would obey is escaped, and what is no text. Unlike [`encode`] it leaves a backslash alone.
+pub(super) fn visible(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let is_shown = |c: char| !is_unseen(c) || matches!(c, '\n' | '\t');
+    if std::str::from_utf8(bytes).is_ok_and(|text| text.chars().all(is_shown)) {
+        return bytes.into();
+    }
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                c if is_shown(c) => text.push(c),
+                c => push_hex(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        push_hex(&mut text, chunk.invalid());
+    }
+    text.into_bytes().into()
 }
 
 fn push_hex(text: &mut String, bytes: &[u8]) {
@@ -105,6 +131,19 @@ mod tests {
         assert_eq!(encode("a\u{202e}b\u{2028}".as_bytes()), r"a\xe2\x80\xaeb\xe2\x80\xa8");
         assert_eq!(hex(b"ON\n"), "4f 4e 0a");
         assert_eq!((plain("é\\".as_bytes()), plain(b"a\n"), plain(b"\xff")), (Some("é\\"), None, None));
+    }
+
+    #[test]
+    fn a_terminal_shows_lines_and_tabs_and_obeys_nothing_else() {
+        for plain in [&b""[..], b"a\tb\n", b"{\"a\":\"\\n\"}", "é\u{a0}".as_bytes()] {
+            assert_eq!(visible(plain), plain);
+        }
+        assert_eq!(
+            visible(b"\x1b[2J\r\n\x07\x7f"),
+            &br"\x1b[2J\x0d~\x07\x7f".map(|b| if b == b'~' { b'\n' } else { b })[..]
+        );
+        assert_eq!(visible("\u{9b}2J\u{202e}".as_bytes()), &br"\xc2\x9b2J\xe2\x80\xae"[..]);
+        assert_eq!(visible(b"a\x9bb"), &br"a\x9bb"[..]);
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //! Who closes the pipe has read enough: a command goes on to the exit code that it would have had. Any other error, such
 //! as a full disk, is told, and ends it with [`exit::IO_ERROR`].
 
+use std::borrow::Cow;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use super::exit;
+use super::{escape, exit};
 
 /// Standard output takes no more, though somebody may wait for it.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +37,25 @@ pub(super) fn finish(written: io::Result<()>, code: u8) -> ExitCode {
 /// Writes `text` to standard output, and is how the command ends then.
 pub(super) fn print(text: &str, code: u8) -> ExitCode {
     let mut out = io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out.write_all(&shown(text, out.is_terminal())).and_then(|()| out.flush());
     finish(written, code)
+}
+
+/// A line on standard output. A reader that is gone is noticed when more is written.
+pub(super) fn note(line: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(&shown(&format!("{line}\n"), out.is_terminal()));
 }
 
 /// A line on standard error. Where nobody can read it, the exit code has to do.
 pub(super) fn complain(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let mut out = io::stderr().lock();
+    let _ = out.write_all(&shown(&format!("{line}\n"), out.is_terminal()));
+}
+
+/// Names, errors and what a device says of itself come from outside: on a terminal none of it moves the cursor.
+fn shown(text: &str, is_terminal: bool) -> Cow<'_, [u8]> {
+    if is_terminal { escape::visible(text.as_bytes()) } else { text.as_bytes().into() }
 }
 
 #[cfg(test)]

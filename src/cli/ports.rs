@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{exit, output};
+use super::{escape, exit, output};
 use crate::machine::holders::{Holder, Holders};
 use crate::transport::ports::{self, Port};
 
@@ -137,11 +137,13 @@ fn text(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
         let _ = writeln!(text, "{}", row.path);
-        let device = [&row.manufacturer, &row.product].into_iter().flatten().cloned().collect::<Vec<_>>().join(" ");
+        // What a device says of itself stays on its line.
+        let said = [&row.manufacturer, &row.product].into_iter().flatten().map(|said| escape::text(said));
+        let device = said.collect::<Vec<_>>().join(" ");
         let open_by: Vec<String> = row.open_by.iter().map(|by| format!("{} (pid {})", by.name, by.pid)).collect();
         for (name, value) in [
             ("device", (!device.is_empty()).then_some(device)),
-            ("serial no", row.serial_number.clone()),
+            ("serial no", row.serial_number.as_deref().map(escape::text)),
             ("usb id", row.usb_vendor_id.clone().zip(row.usb_product_id.clone()).map(|(v, p)| format!("{v}:{p}"))),
             ("driver", row.driver.clone()),
             ("stable", row.stable_path.clone()),

@@ -11,6 +11,7 @@ mod hint;
 mod json;
 mod options;
 mod publish;
+mod screen;
 mod subscribe;
 mod tls_flags;
 
@@ -19,6 +20,7 @@ pub use subscribe::SubArgs;
 
 use hint::hint;
 use options::Options;
+use screen::Screen;
 
 /// Runs `gatepost pub`.
 pub fn run_pub(args: PubArgs) -> ExitCode {

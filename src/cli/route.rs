@@ -57,7 +57,7 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::from(exit::USAGE);
         }
     };
-    let gateway = &loaded.config.gateway.name;
+    let gateway = &loaded.config.gateway;
     let input: Vec<Bytes> = args.input.iter().map(|text| escape::decode(text)).collect();
     let report = match &args.topic {
         Some(topic) => report::messages(&devices, gateway, topic, &input),

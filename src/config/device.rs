@@ -108,7 +108,7 @@ fn read<'a>(name: &str, value: &Value<'a>, gateway: &Gateway) -> Option<Checked<
         // It is wrong or missing: what it would allow is not reported.
         None => Peer::Many,
     };
-    let scope = Scope { gateway: &gateway.name, device: name, peer };
+    let scope = Scope { gateway: &gateway.name, root: &gateway.topic, device: name, peer };
     let publish = table.get("publish").map(|v| publish::read_all(&v, scope)).unwrap_or_default();
     let subscribe = table.get("subscribe").map(|v| subscribe::read_all(&v, scope)).unwrap_or_default();
     let allow_loop = table.get("allow_loop").and_then(|v| v.boolean()).unwrap_or(false);

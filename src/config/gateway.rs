@@ -140,9 +140,14 @@ fn root_topic(text: &str, gateway: &str) -> Result<TopicName, Fault> {
         }
     }
     if topic.starts_with('$') {
-        return Err(Fault::new("topics that begin with $ belong to the broker"));
+        let fault = Fault::new("topics that begin with $ belong to the broker");
+        return Err(fault.hint("begin it with another character"));
     }
-    TopicName::new(topic).map_err(|error| Fault::new(error.to_string()))
+    let topic = TopicName::new(topic).map_err(|error| Fault::new(error.to_string()))?;
+    // The longest of what is below it.
+    TopicName::check(&format!("{topic}/device/{}/status", "x".repeat(reader::MAX_NAME)))
+        .map_err(|error| Fault::new(format!("with the topics below it: {error}")))?;
+    Ok(topic)
 }
 
 /// Checks a level or a list of `EnvFilter` directives.

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use super::error::{Fault, nearest};
 use super::parse::Parse;
 use crate::template::{Piece, Template};
-use crate::topic::TopicName;
+use crate::topic::{TopicName, is_closed_to_devices};
 
 /// What a rule may name.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub(super) gateway: &'a str,
+    /// Root of the gateway's own topics.
+    pub(super) root: &'a TopicName,
     pub(super) device: &'a str,
     pub(super) peer: Peer,
 }
@@ -53,7 +55,8 @@ impl Fields {
     }
 }
 
-/// A topic whose placeholders are known, and which is a topic name whatever they become.
+/// A topic whose placeholders are known, and which is a topic name whatever they become. That it is one of the gateway's
+/// own is refused here if that does not depend on the frame.
 pub(super) fn check_topic(text: &str, scope: Scope<'_>, fields: &Fields) -> Result<Template, Fault> {
     let template = Template::parse(text);
     check_placeholders(&template, scope, fields)?;
@@ -64,10 +67,31 @@ pub(super) fn check_topic(text: &str, scope: Scope<'_>, fields: &Fields) -> Resu
     };
     let topic: String = template.pieces().iter().map(stand_in).collect();
     if topic.starts_with('$') {
-        return Err(Fault::new("topics that begin with $ belong to the broker").at(0..1));
+        let fault = Fault::new("topics that begin with $ belong to the broker").at(0..1);
+        return Err(fault.hint("begin it with another character"));
     }
     TopicName::new(topic).map_err(|error| Fault::new(error.to_string()))?;
+    let (start, is_whole) = known_start(&template, scope);
+    if is_closed_to_devices(&start, scope.root) && (is_whole || start != scope.root.as_str()) {
+        let fault =
+            Fault::new(format!("the gateway's own topics lie below `{}`: no device publishes there", scope.root));
+        return Err(fault.hint("choose another topic, or another root for the gateway's with `[gateway] topic`"));
+    }
     Ok(template)
+}
+
+/// What the topic begins with whatever the frame is, and whether that is all of it.
+fn known_start(template: &Template, scope: Scope<'_>) -> (String, bool) {
+    let mut start = String::new();
+    for piece in template.pieces() {
+        match piece {
+            Piece::Literal(literal) => start.push_str(literal),
+            Piece::Placeholder { name, .. } if name == "gateway" => start.push_str(scope.gateway),
+            Piece::Placeholder { name, .. } if name == "device" => start.push_str(scope.device),
+            Piece::Placeholder { .. } => return (start, false),
+        }
+    }
+    (start, true)
 }
 
 /// In a topic a `{` that begins no placeholder is a slip, unless it is doubled.

@@ -14,7 +14,7 @@ use super::source::{Place, Source};
 
 mod value;
 
-pub(super) use value::{Value, name, pick, word_for};
+pub(super) use value::{MAX_NAME, Value, name, pick, word_for};
 
 /// What all readers share.
 pub(super) struct Context {

@@ -37,8 +37,8 @@ impl Uplink {
     }
 
     /// Goes by the publish rules of `config` from now on. What `on_change` and `min_interval` remember stays.
-    pub async fn change(&self, config: &config::Device, gateway_name: &str) {
-        self.rules.lock().await.rules.change(config, gateway_name);
+    pub async fn change(&self, config: &config::Device, gateway: &config::Gateway) {
+        self.rules.lock().await.rules.change(config, gateway);
     }
 
     /// Publishes what the rules make of `frame`; waits while the broker has no room.

@@ -156,6 +156,45 @@ async fn topics_have_at_most_201_levels() {
 }
 
 #[tokio::test]
+async fn what_makes_libmosquitto_close_its_connection_is_malformed() {
+    let broker = broker().await;
+    for text in ["a\tb", "\u{1b}[2J", "\u{7f}", "\u{85}", "\u{fdd0}", "\u{ffff}", "\u{1fffe}"] {
+        for connect in [Connect::v3("c"), Connect::v5("c")] {
+            let properties: &[u8] = if connect.v5 { &[0] } else { &[] };
+            let subscribe = |filter: &str| packet(0x82, &[&[0, 1], properties, &string(filter), &[0]].concat());
+            let publish = packet(0x30, &[&string(text), properties, b"x"].concat());
+            let shared = [format!("$share/{text}/a"), format!("$share/a/{text}")].map(|filter| subscribe(&filter));
+            for packet in [publish, subscribe(text)].into_iter().chain(shared) {
+                let mut client = Client::connect(&broker, &connect).await;
+                client.send(&packet).await;
+                client.expect_end(0x81).await;
+            }
+            let topic: &'static str = text.to_owned().leak();
+            let will = Some(Will { topic, payload: b"", qos: 0, retain: false, properties: vec![] });
+            for wrong in [Connect { will, ..connect.clone() }, Connect { id: topic, ..connect.clone() }] {
+                let mut client = Client::open(broker.local_addrs()[0]).await;
+                client.send(&wrong.bytes()).await;
+                assert_eq!(client.next().await, None, "{text:?}");
+            }
+        }
+        let pair = |key: &str, value: &str| [&[0x26][..], &string(key), &string(value)].concat();
+        let others = [&[3][..], &[8]].map(|id| [id, &string(text)].concat());
+        for properties in [pair(text, "v"), pair("k", text)].into_iter().chain(others) {
+            let mut client = Client::connect(&broker, &Connect::v5("c")).await;
+            client.publish_with(0, 0, "t", &properties, b"x").await;
+            client.expect_end(0x81).await;
+            let will = Will { topic: "t", payload: b"", qos: 0, retain: false, properties };
+            let mut client = Client::open(broker.local_addrs()[0]).await;
+            client.send(&Connect { will: Some(will), ..Connect::v5("c") }.bytes()).await;
+            assert_eq!(client.next().await, None, "{text:?}");
+        }
+        // mosquitto takes no such string anywhere; one that nobody else is sent does no harm.
+        let connect = Connect { properties: pair(text, text), ..Connect::v5("c") };
+        Client::connect(&broker, &connect).await.ping().await;
+    }
+}
+
+#[tokio::test]
 async fn a_qos_2_message_may_come_twice_on_one_connection() {
     let broker = broker().await;
     for connect in [Connect::v3("c").kept(), Connect::v5("c").kept()] {

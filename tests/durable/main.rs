@@ -11,4 +11,5 @@ mod groups;
 mod kill;
 mod restart;
 mod trouble;
+mod unfit;
 mod world;

@@ -19,6 +19,7 @@ mod listeners;
 mod monitor;
 mod mosquitto;
 mod mosquitto_bridge;
+mod noise;
 mod notify;
 mod paho;
 mod reload;

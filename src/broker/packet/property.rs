@@ -206,8 +206,8 @@ pub(super) fn next<'a>(reader: &mut Reader<'a>, holder: Holders) -> Result<Prope
         Form::Four(least) => (Value::Number(reader.four()?), least, u32::MAX),
         Form::Variable => (Value::Number(reader.variable()?), 1, u32::MAX),
         Form::Binary => (Value::Binary(reader.binary()?), 0, 0),
-        Form::Text => (Value::Text(reader.text()?), 0, 0),
-        Form::Pair => (Value::Pair(reader.text()?, reader.text()?), 0, 0),
+        Form::Text => (Value::Text(text(reader, holder)?), 0, 0),
+        Form::Pair => (Value::Pair(text(reader, holder)?, text(reader, holder)?), 0, 0),
     };
     if rule.holders.0 & holder.0 == 0 {
         return Err(refused(holder, "a property that does not belong to this packet"));
@@ -217,6 +217,13 @@ pub(super) fn next<'a>(reader: &mut Reader<'a>, holder: Holders) -> Result<Prope
     }
     let raw = &start[..start.len() - reader.rest().len()];
     Ok(Property { id, value, raw })
+}
+
+/// A string. Those of a message go on to its readers as they came, of which some close their connection on what is not
+/// fit for a name (mosquitto takes none of these either); of other packets the broker alone reads them.
+fn text<'a>(reader: &mut Reader<'a>, holder: Holders) -> Result<&'a str, PacketError> {
+    let goes_on = holder.0 & (Holders::PUBLISH.0 | Holders::WILL.0) != 0;
+    if goes_on { reader.name() } else { reader.text() }
 }
 
 fn refused(holder: Holders, what: &'static str) -> PacketError {
@@ -338,7 +345,7 @@ mod tests {
 
     #[test]
     fn ranges_ends_and_strangers() {
-        let table: [(Holders, &[u8], Reason); 9] = [
+        let table: [(Holders, &[u8], Reason); 13] = [
             (Holders::PUBLISH, &[0x01, 2], Reason::PROTOCOL_ERROR),
             (Holders::CONNECT, &[0x21, 0, 0], Reason::PROTOCOL_ERROR),
             (Holders::CONNECT, &[0x27, 0, 0, 0, 0], Reason::PROTOCOL_ERROR),
@@ -348,9 +355,16 @@ mod tests {
             (Holders::PUBLISH, &[0x26, 0, 1, b'k', 0, 1], Reason::MALFORMED_PACKET),
             (Holders::PUBLISH, &[0x03, 0, 1, 0], Reason::MALFORMED_PACKET),
             (Holders::PUBLISH, &[0x7F, 0], Reason::MALFORMED_PACKET),
+            (Holders::PUBLISH, &[0x26, 0, 1, b'k', 0, 1, b'\n'], Reason::MALFORMED_PACKET),
+            (Holders::PUBLISH, &[0x26, 0, 1, 0x1B, 0, 1, b'v'], Reason::MALFORMED_PACKET),
+            (Holders::WILL, &[0x08, 0, 1, b'\t'], Reason::MALFORMED_PACKET),
+            (Holders::WILL, &[0x03, 0, 2, 0xC2, 0x85], Reason::MALFORMED_PACKET),
         ];
         for (holder, block, reason) in table {
             assert_eq!(read_all(holder, block), Err(reason), "{block:?}");
+        }
+        for holder in [Holders::CONNECT, Holders::SUBSCRIBE, Holders::DISCONNECT] {
+            assert!(read_all(holder, &[0x26, 0, 1, b'k', 0, 1, b'\n']).is_ok(), "nobody else reads it");
         }
         let cut = read(&mut Reader::new(&[2, 1]), Holders::PUBLISH, |_| Ok(())).unwrap_err();
         assert_eq!(cut.reason, Reason::MALFORMED_PACKET);

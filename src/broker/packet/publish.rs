@@ -118,6 +118,18 @@ impl<'a> MessageProperties<'a> {
     }
 }
 
+/// Whether `properties`, as [`IncomingPublish::properties`] has them, are what a client may send today, so that they can
+/// go on to others.
+pub fn are_forwardable(properties: &[u8]) -> bool {
+    let mut rest = Reader::new(properties);
+    while !rest.is_empty() {
+        if !property::next(&mut rest, Holders::PUBLISH).is_ok_and(|property| is_forwarded(property.id)) {
+            return false;
+        }
+    }
+    true
+}
+
 fn is_forwarded(id: u8) -> bool {
     !matches!(id, id::MESSAGE_EXPIRY_INTERVAL | id::WILL_DELAY_INTERVAL | id::TOPIC_ALIAS)
 }

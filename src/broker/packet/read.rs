@@ -1,6 +1,7 @@
 //! Reading the fields of a packet, and what a string must be (MQTT 5.0, section 1.5).
 
 use super::PacketError;
+use crate::topic::{TopicError, TopicName, first_unfit};
 
 /// What is left of a packet's body. Every read is bounded by it: a field that ends after the packet is malformed.
 #[derive(Clone, Copy, Debug)]
@@ -104,34 +105,34 @@ impl<'a> Reader<'a> {
 
 const CUT_SHORT: PacketError = PacketError::malformed("a field that ends after the packet");
 
-/// Checks the name of a topic, a client or a user: besides U+0000, control characters and what is no character make a
-/// packet malformed there, which section 1.5.4 leaves to the server and mosquitto does too.
+/// Checks the name of a client or a user, or what is to be sent to others as it came: besides U+0000, control characters
+/// and what is no character make a packet malformed there; see [`is_unfit`](crate::topic::is_unfit).
 pub(super) fn check_name(bytes: &[u8]) -> Result<&str, PacketError> {
     let text = utf8(bytes)?;
-    let plain = bytes.iter().all(|byte| (b' '..0x7F).contains(byte));
-    if !plain && text.contains(|c: char| c.is_control() || is_noncharacter(c)) {
-        return Err(PacketError::malformed("U+0000, a control character or a noncharacter in a name [MQTT-1.5.4-2]"));
+    match first_unfit(text) {
+        None => Ok(text),
+        Some(_) => Err(PacketError::malformed(UNFIT)),
     }
-    Ok(text)
 }
 
 /// Checks a topic name [MQTT-3.3.2-2, MQTT-4.7.3-1].
 pub(super) fn check_topic_name(bytes: &[u8]) -> Result<&str, PacketError> {
-    if bytes.is_empty() {
-        return Err(PacketError::malformed("an empty topic name [MQTT-4.7.3-1]"));
+    let text = utf8(bytes)?;
+    match TopicName::check(text) {
+        Ok(()) => Ok(text),
+        Err(error) => Err(PacketError::malformed(match error {
+            TopicError::Empty => "an empty topic name [MQTT-4.7.3-1]",
+            TopicError::WildcardInName => "a wildcard in a topic name [MQTT-3.3.2-2]",
+            TopicError::TooDeep => "a topic of more than 201 levels",
+            _ => UNFIT,
+        })),
     }
-    if memchr::memchr2(b'+', b'#', bytes).is_some() {
-        return Err(PacketError::malformed("a wildcard in a topic name [MQTT-3.3.2-2]"));
-    }
-    check_name(bytes)
 }
+
+const UNFIT: &str = "U+0000, a control character or a noncharacter in a name [MQTT-1.5.4-2]";
 
 fn utf8(bytes: &[u8]) -> Result<&str, PacketError> {
     std::str::from_utf8(bytes).map_err(|_| PacketError::malformed("a string that is not UTF-8 [MQTT-1.5.4-1]"))
-}
-
-fn is_noncharacter(c: char) -> bool {
-    matches!(u32::from(c), 0xFDD0..=0xFDEF) || u32::from(c) & 0xFFFE == 0xFFFE
 }
 
 #[cfg(test)]
@@ -176,6 +177,7 @@ mod tests {
             assert_eq!(check_name(name.as_bytes()).unwrap_err().reason, Reason::MALFORMED_PACKET, "{name:?}");
         }
         assert!(check_name(b"\xED\xA0\x80").is_err(), "a surrogate");
+        assert!(check_topic_name(b"a\t").is_err() && check_topic_name("/".repeat(201).as_bytes()).is_err());
         assert!(check_topic_name(b"a/+").is_err() && check_topic_name(b"#").is_err() && check_topic_name(b"").is_err());
         assert_eq!(Reader::new(b"\0\x01\t").text(), Ok("\t"));
         assert!(Reader::new(b"\0\x01\0").text().is_err());

@@ -6,7 +6,7 @@ use super::outgoing::Outgoing;
 use super::replies::MAX_REPLIES;
 use super::wire::{Held, Wire};
 use super::{End, Session, journal};
-use crate::broker::admission::{SessionExpiry, is_reserved, is_too_deep, receive_maximum};
+use crate::broker::admission::{SessionExpiry, is_reserved, receive_maximum};
 use crate::broker::bus::TryPublishError;
 use crate::broker::lane::LaneSet;
 use crate::broker::message::{Draft, Envelope};
@@ -19,7 +19,7 @@ use crate::broker::store::{Store, StoredSubscription};
 use crate::broker::subscriptions::{RetainHandling, Subscription, SubscriptionOptions};
 use crate::qos::Qos;
 use crate::stats::DropReason;
-use crate::topic::TopicFilter;
+use crate::topic::{TopicFilter, is_too_deep};
 
 /// What a SUBSCRIBE asks for.
 enum Wanted {
@@ -31,8 +31,9 @@ impl Wanted {
     /// What is no filter breaks the protocol: the codes of SUBACK and UNSUBACK are for filters that are well-formed
     /// (MQTT 5.0, sections 3.9.3 and 3.11.3), and mosquitto closes too.
     fn parse(text: &str) -> Result<Wanted, PacketError> {
+        // The share name counts, too, as with mosquitto.
         if is_too_deep(text) {
-            return Err(PacketError::malformed(TOO_DEEP));
+            return Err(PacketError::malformed("a topic of more than 201 levels"));
         }
         match ShareFilter::parse(text) {
             Some(Ok(share)) => Ok(Wanted::Shared(share)),
@@ -52,8 +53,6 @@ impl Wanted {
         }
     }
 }
-
-const TOO_DEEP: &str = "a topic of more than 201 levels";
 
 /// Subscriptions of one session, shared ones included.
 const MAX_SUBSCRIPTIONS: usize = 65_536;
@@ -111,9 +110,6 @@ impl Session {
         self.tally.message_in(publish.payload.len());
         // The parser has checked it.
         let topic = std::str::from_utf8(&publish.topic).unwrap_or_default();
-        if is_too_deep(topic) {
-            return Err(PacketError::malformed(TOO_DEEP).into());
-        }
         let refused = match is_reserved(topic) {
             true => Some(DropReason::Refused),
             false => (!self.may_write(topic)).then_some(DropReason::Denied),

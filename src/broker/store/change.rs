@@ -201,6 +201,9 @@ pub struct Restored {
     pub retained: Vec<Message>,
     /// Sessions, by id.
     pub sessions: Vec<StoredSession>,
+    /// What an earlier version kept and would not take today, and is not among the above: its topic, and the change by
+    /// which it goes.
+    pub unfit: Vec<(Arc<str>, Change)>,
 }
 
 /// A session that was on disk.

@@ -11,6 +11,7 @@ use crc::{CRC_32_ISCSI, Crc};
 use super::change::{RowId, SessionId, SessionRecord, StoredMessage, StoredSubscription};
 use crate::broker::admission::SessionExpiry;
 use crate::broker::message::{Draft, Envelope, Message};
+use crate::broker::packet::are_forwardable;
 use crate::broker::subscriptions::{Ids, RetainHandling, SubscriptionOptions};
 use crate::qos::Qos;
 use crate::topic::TopicName;
@@ -28,12 +29,15 @@ pub(super) struct Clock {
 }
 
 /// What stands on disk is not what was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Damage {
     #[error("its check sum is wrong")]
     Sum,
     #[error("it cannot be read")]
     Form,
+    /// It is what was written, by a version that took this topic for a topic name, or its properties for ones to send on.
+    #[error("{0:?} is no topic name, or its message has properties that are not sent on")]
+    Unfit(Arc<str>),
 }
 
 /// How far a row came, without its message.
@@ -357,7 +361,6 @@ impl<'a> Input<'a> {
 
     /// What is left of it is the message.
     fn message(mut self, topic: &str, flags: u8, clock: Clock) -> Result<Message, Damage> {
-        TopicName::new(topic).map_err(|_| Damage::Form)?;
         let expires = if flags & EXPIRES != 0 {
             let (deadline, interval) = (self.number()?, self.number()?);
             let left = deadline.saturating_sub(clock.wall).min(interval);
@@ -366,6 +369,9 @@ impl<'a> Input<'a> {
             None
         };
         let properties = self.bytes()?;
+        if TopicName::check(topic).is_err() || !are_forwardable(properties) {
+            return Err(Damage::Unfit(topic.into()));
+        }
         let draft = Draft {
             topic,
             payload: self.0,
@@ -386,6 +392,25 @@ mod tests {
 
     use super::super::fixture::{clock, draft_message, outgoing, record, stored_subscription};
     use super::*;
+
+    #[test]
+    fn what_would_not_be_taken_today_is_told_from_damage() {
+        let decode = |topic: &str, properties: &[u8]| {
+            let (payload, qos) = (b"x", Qos::AtLeastOnce);
+            let draft = Draft { topic, payload, qos, retain: true, origin: 0, expires: None, properties };
+            let message = Message::decode(Envelope::new(&draft).seal(0, 0)).unwrap();
+            decode_retained(topic, &retained(&message, clock(0)), clock(0)).map(|message| message.topic().to_owned())
+        };
+        let unfit = |topic: &str| Err(Damage::Unfit(topic.into()));
+        assert_eq!(decode("a/b", b"\x26\0\x01k\0\x01v\x03\0\x01t"), Ok("a/b".to_owned()));
+        for topic in ["a\u{1b}", "a\u{9b}", "\u{ffff}", "a/+", "", &"/".repeat(201)] {
+            assert_eq!(decode(topic, b""), unfit(topic));
+        }
+        for properties in [&b"\x26\0\x01k\0\x01\n"[..], b"\x03\0\x01\t", b"\x08\0\x01\x07", b"\x08", b"\x02\0\0\0\x01"]
+        {
+            assert_eq!(decode("a/b", properties), unfit("a/b"), "{properties:?}");
+        }
+    }
 
     const DAY: u64 = 24 * 3600 * 1000;
 

@@ -37,9 +37,14 @@ pub(super) fn qos() -> impl Strategy<Value = Qos> {
 }
 
 fn message() -> impl Strategy<Value = Message> {
-    let topic = "[^+#\0]{1,20}";
+    let topic = "[^+#\\p{C}]{1,20}";
     let bytes = || prop::collection::vec(any::<u8>(), 0..60);
-    (topic, bytes(), bytes(), qos(), any::<bool>(), prop::option::of(0u64..1 << 40)).prop_map(
+    // Correlation data, or none.
+    let properties = bytes().prop_map(|data| match data.len() as u8 {
+        0 => data,
+        length => [&[9, 0, length][..], &data].concat(),
+    });
+    (topic, bytes(), properties, qos(), any::<bool>(), prop::option::of(0u64..1 << 40)).prop_map(
         |(topic, payload, properties, qos, retain, expires)| {
             let expires = expires.map(|millis| clock(0).now + Duration::from_millis(millis));
             let draft =

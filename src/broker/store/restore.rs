@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use rusqlite::{Connection, Row};
 
-use super::change::{Phase, Restored, RowId, SessionId, StoredRow, StoredSession};
+use super::change::{Change, Phase, Restored, RowId, SessionId, StoredRow, StoredSession, Urgency};
 use super::database::{Database, DatabaseError};
 use super::encode::{self, Clock, Damage, Stage};
 
 type Sessions = BTreeMap<SessionId, StoredSession>;
+/// As in [`Restored`].
+type Unfit = Vec<(Arc<str>, Change)>;
 
 /// Why a table could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +34,7 @@ pub(super) fn restore(database: &mut Database) -> Result<Restored, DatabaseError
         RestoreError::Sqlite(source) => database.error(source),
         error => database.damaged(error.to_string()),
     })?;
-    let owned = restored.sessions.iter().map(|session| (session.session, session.queue.len() as u64));
-    database.set_owned(owned);
+    database.set_owned(owned(&restored).into_iter());
     if orphans > 0 {
         tracing::warn!(orphans, "the database holds rows of sessions that have ended; they are removed");
         database.remove_orphans()?;
@@ -40,22 +42,41 @@ pub(super) fn restore(database: &mut Database) -> Result<Restored, DatabaseError
     Ok(restored)
 }
 
+/// How many rows each session has, those included that go.
+fn owned(restored: &Restored) -> BTreeMap<SessionId, u64> {
+    let rows = restored.sessions.iter().map(|session| (session.session, session.queue.len() as u64));
+    let mut owned: BTreeMap<_, _> = rows.collect();
+    for (_, change) in &restored.unfit {
+        if let Change::Dequeue { session, .. } = change {
+            *owned.entry(*session).or_default() += 1;
+        }
+    }
+    owned
+}
+
 fn read(connection: &Connection, orphans: &mut u64) -> Result<Restored, RestoreError> {
     let clock = Clock::read();
     let mut sessions = Sessions::new();
     read_sessions(connection, &mut sessions)?;
     *orphans += read_subscriptions(connection, &mut sessions)?;
-    *orphans += read_queue(connection, clock, &mut sessions)?;
+    let mut unfit = Unfit::new();
+    *orphans += read_queue(connection, clock, &mut sessions, &mut unfit)?;
     *orphans += read_received(connection, &mut sessions)?;
     let mut retained = Vec::new();
     each(connection, "SELECT topic, message FROM retained ORDER BY topic", |row| {
         let topic = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
-        let message = encode::decode_retained(topic, blob(row, 1)?, clock);
-        let index = retained.len() as i64;
-        retained.push(message.map_err(|source| RestoreError::Damage { table: "retained", row: index, source })?);
+        match encode::decode_retained(topic, blob(row, 1)?, clock) {
+            Ok(message) => retained.push(message),
+            Err(Damage::Unfit(topic)) => {
+                unfit.push((topic.clone(), Change::Forget { topic, urgency: Urgency::Lazy }));
+            }
+            Err(source) => {
+                return Err(RestoreError::Damage { table: "retained", row: retained.len() as i64, source });
+            }
+        }
         Ok(())
     })?;
-    Ok(Restored { retained, sessions: sessions.into_values().collect() })
+    Ok(Restored { retained, sessions: sessions.into_values().collect(), unfit })
 }
 
 fn read_sessions(connection: &Connection, sessions: &mut Sessions) -> Result<(), RestoreError> {
@@ -89,7 +110,12 @@ fn read_subscriptions(connection: &Connection, sessions: &mut Sessions) -> Resul
     Ok(orphans)
 }
 
-fn read_queue(connection: &Connection, clock: Clock, sessions: &mut Sessions) -> Result<u64, RestoreError> {
+fn read_queue(
+    connection: &Connection,
+    clock: Clock,
+    sessions: &mut Sessions,
+    unfit: &mut Unfit,
+) -> Result<u64, RestoreError> {
     let mut orphans = 0;
     each(connection, "SELECT row, stage, session, message FROM queue ORDER BY row", |row| {
         let number = row.get(0)?;
@@ -97,16 +123,23 @@ fn read_queue(connection: &Connection, clock: Clock, sessions: &mut Sessions) ->
         let id = u64::try_from(number).ok().and_then(NonZeroU64::new).map(RowId).ok_or(damage(Damage::Form))?;
         let session = session_id(row.get(2)?).ok_or(damage(Damage::Form))?;
         let stage = encode::decode_stage(id, session, row.get(1)?).map_err(damage)?;
-        let message = || encode::decode_queued(id, session, blob(row, 3)?, clock).map_err(damage);
-        let phase = match stage {
-            Stage::Queued => Phase::Queued(message()?),
-            Stage::Sent(packet_id) => Phase::Sent(packet_id, message()?),
-            Stage::Released(packet_id) => Phase::Released(packet_id),
+        let Some(owner) = sessions.get_mut(&session) else {
+            orphans += 1;
+            return Ok(());
         };
-        match sessions.get_mut(&session) {
-            Some(session) => session.queue.push(StoredRow { row: id, phase }),
-            None => orphans += 1,
-        }
+        let mut message = || match encode::decode_queued(id, session, blob(row, 3)?, clock) {
+            Err(Damage::Unfit(topic)) => {
+                unfit.push((topic, Change::Dequeue { session, row: id }));
+                Ok(None)
+            }
+            decoded => decoded.map(Some).map_err(damage),
+        };
+        let phase = match stage {
+            Stage::Queued => message()?.map(Phase::Queued),
+            Stage::Sent(packet_id) => message()?.map(|message| Phase::Sent(packet_id, message)),
+            Stage::Released(packet_id) => Some(Phase::Released(packet_id)),
+        };
+        owner.queue.extend(phase.map(|phase| StoredRow { row: id, phase }));
         Ok(())
     })?;
     Ok(orphans)

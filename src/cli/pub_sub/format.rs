@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use jiff::Zoned;
 
-use super::json;
+use super::{Screen, json};
 use crate::mqtt_client::{Message, PublishProperties};
 
 /// Why a `-F` string is not a format.
@@ -102,11 +102,17 @@ impl Format {
     }
 
     /// Writes `message` as the format says; `now` is when it came, in local time. Without a line end.
-    pub fn render(&self, message: &Message, now: impl FnOnce() -> Zoned, out: &mut impl Write) -> io::Result<()> {
+    pub fn render<W: Write>(
+        &self,
+        message: &Message,
+        now: impl FnOnce() -> Zoned,
+        out: &mut Screen<W>,
+    ) -> io::Result<()> {
         let mut now = LazyTime::Pending(Some(now));
         for piece in &self.0 {
             match piece {
-                Piece::Literal(bytes) => out.write_all(bytes)?,
+                // It is the user's own.
+                Piece::Literal(bytes) => out.as_it_is().write_all(bytes)?,
                 Piece::Nanoseconds => write!(out, "{:09}", now.get().subsec_nanosecond())?,
                 Piece::Time(letter) => out.write_all(strftime(&format!("%{letter}"), now.get()).as_bytes())?,
                 Piece::Field(field, layout) => write_field(*field, *layout, message, &mut now, out)?,
@@ -338,7 +344,7 @@ mod tests {
 
     fn show(format: &str, message: &Message) -> String {
         let mut out = Vec::new();
-        Format::parse(format).unwrap().render(message, noon, &mut out).unwrap();
+        Format::parse(format).unwrap().render(message, noon, &mut Screen::new(&mut out, false)).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -407,6 +413,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn on_a_terminal_only_the_format_itself_moves_the_cursor() {
+        let properties = PublishProperties {
+            user_properties: vec![("\u{1b}[2J".to_owned(), "\u{9b}".to_owned())],
+            content_type: Some("\u{7}".to_owned()),
+            ..PublishProperties::default()
+        };
+        let topic = Bytes::from_static(b"a/\x1b]0;x\x07");
+        let message = Message { topic, properties: Some(Box::new(properties)), ..message(b"\x1b[2J\x9b\n") };
+        let show = |format: &str, is_terminal| {
+            let mut out = Vec::new();
+            Format::parse(format).unwrap().render(&message, noon, &mut Screen::new(&mut out, is_terminal)).unwrap();
+            out
+        };
+        let expected = b"\x1b[1ma/\\x1b]0;x\\x07 \\x1b[2J\\x9b\n \\x1b[2J:\\xc2\\x9b \\x07 6";
+        assert_eq!(show("\\e[1m%t %p %P %C %l", true), expected);
+        assert_eq!(show("\\e[1m%t %p", false), b"\x1b[1ma/\x1b]0;x\x07 \x1b[2J\x9b\n");
+        assert!(!show("%j", true).iter().any(|byte| (0x7F..=0x9F).contains(byte) || *byte < b' '));
+    }
+
     proptest! {
         #[test]
         fn any_format_parses_or_is_refused_and_never_panics(
@@ -414,7 +440,7 @@ mod tests {
         ) {
             if let Ok(format) = Format::parse(&format) {
                 let message = Message { payload: payload.into(), ..Message::default() };
-                format.render(&message, noon, &mut Vec::new()).unwrap();
+                format.render(&message, noon, &mut Screen::new(Vec::new(), false)).unwrap();
             }
         }
 
@@ -422,7 +448,7 @@ mod tests {
         fn any_bytes_pass_unchanged(payload: Vec<u8>) {
             let mut out = Vec::new();
             let message = Message { payload: payload.clone().into(), ..Message::default() };
-            Format::parse("%p").unwrap().render(&message, noon, &mut out).unwrap();
+            Format::parse("%p").unwrap().render(&message, noon, &mut Screen::new(&mut out, false)).unwrap();
             prop_assert_eq!(out, payload);
         }
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use jiff::Zoned;
 use serde_json::{Map, Value, json};
 
+use crate::cli::escape;
 use crate::cli::output::complain;
 use crate::mqtt_client::{Message, PublishProperties};
 
@@ -17,7 +18,7 @@ pub fn write(message: &Message, now: &Zoned, escaped: bool, out: &mut impl Write
         (false, false) => match compact(&message.payload) {
             Some(json) => json,
             None => {
-                let topic = String::from_utf8_lossy(&message.topic);
+                let topic = escape::encode(&message.topic);
                 complain(format_args!("Error: Message payload is not valid JSON on topic {topic}."));
                 return Ok(());
             }

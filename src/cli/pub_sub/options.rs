@@ -1,7 +1,6 @@
 //! The flags that `pub` and `sub` share, and what they come to.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 
 use anyhow::{Context, bail, ensure};
@@ -9,6 +8,7 @@ use bytes::Bytes;
 use clap::{ArgAction, value_parser};
 
 use super::tls_flags::TlsFlags;
+use crate::cli::output;
 use crate::mqtt_client::{ConnectOptions, Version, Will};
 use crate::topic::TopicName;
 
@@ -128,16 +128,10 @@ impl ConnectArgs {
             session_expiry,
             will,
             tls: tls.then(|| self.tls.client_tls()),
-            packet_log: self.debug.then_some(print_packet as fn(&str)),
+            packet_log: self.debug.then_some(output::note as fn(&str)),
         };
         Ok(Options { connect, qos: self.qos, topic: url.topic, quiet: self.quiet })
     }
-}
-
-/// `-d`: mosquitto's clients print it on stdout too.
-fn print_packet(line: &str) {
-    // A reader that is gone is noticed when the next message is printed.
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn session_expiry(text: Option<&str>, keep: bool) -> anyhow::Result<u32> {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::format::Format;
 use super::options::{ConnectArgs, Options};
-use super::report;
+use super::{Screen, report};
 use crate::cli::exit;
 use crate::cli::output::{self, complain};
 use crate::mqtt_client::{Client, ClientError, Event, Message};
@@ -71,7 +71,9 @@ Examples:
   A log with local time
       gatepost sub -t 'greenhouse/#' -F '@Y-@m-@d @H:@M:@S %t %p'
 
-Flags and output are those of mosquitto_sub 2.0. A connection that is lost is made again each second.
+Flags and output are those of mosquitto_sub 2.0. On a terminal, control characters in what others have published are
+shown as \\xHH, but for line ends and tabs; a file or a pipe gets every byte as it came. A connection that is lost is
+made again each second.
 
 Exit codes: 0 ended by -C, -E, --retained-only or Ctrl-C; 27 by -W; the broker's code if it refuses the
 connection (e.g. 5, or 135 with MQTT 5: not authorised); 1 if there is no connection; 2 wrong arguments.";
@@ -96,6 +98,7 @@ pub async fn run(args: SubArgs) -> anyhow::Result<u8> {
         None => Style::Payload,
     };
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let is_terminal = stdout.is_terminal();
     let mut subscriber = Subscriber {
         filters,
         filter_out: filter_out.collect::<anyhow::Result<_>>()?,
@@ -111,7 +114,7 @@ pub async fn run(args: SubArgs) -> anyhow::Result<u8> {
         unreceived: VecDeque::new(),
         unreleased: HashMap::new(),
         options,
-        out: BufWriter::with_capacity(64 * 1024, stdout),
+        out: Screen::new(BufWriter::with_capacity(64 * 1024, stdout), is_terminal),
     };
     let deadline = async {
         match args.timeout {
@@ -184,7 +187,7 @@ struct Subscriber {
     unreleased: HashMap<u16, Message>,
     options: Options,
     /// Written to without the runtime's help: a reader that is slow is meant to slow the broker down.
-    out: BufWriter<File>,
+    out: Screen<BufWriter<File>>,
 }
 
 impl Subscriber {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::{Bytes, BytesMut};
 
 use crate::cli::escape;
-use crate::config::Device;
+use crate::config::{Device, Gateway};
 use crate::device::rules::{Command, CommandOutcome, CommandRules, Now, Outcome, Publication, PublishRules, Target};
 use crate::framing::Codec;
 use crate::stats::DropReason;
@@ -20,7 +20,7 @@ pub(super) struct Report {
 }
 
 /// What `frames` from each of `devices` would publish.
-pub(super) fn frames(devices: &[&Device], gateway: &str, peer: Option<SocketAddr>, frames: &[Bytes]) -> Report {
+pub(super) fn frames(devices: &[&Device], gateway: &Gateway, peer: Option<SocketAddr>, frames: &[Bytes]) -> Report {
     let mut report = Report::default();
     let now = Now::read();
     for device in devices {
@@ -44,14 +44,14 @@ pub(super) fn frames(devices: &[&Device], gateway: &str, peer: Option<SocketAddr
 }
 
 /// What messages with `payloads` on `topic` would write to `devices`.
-pub(super) fn messages(devices: &[&Device], gateway: &str, topic: &TopicName, payloads: &[Bytes]) -> Report {
+pub(super) fn messages(devices: &[&Device], gateway: &Gateway, topic: &TopicName, payloads: &[Bytes]) -> Report {
     let mut report = Report::default();
     for payload in payloads {
-        report.heading("message", format_args!("{topic} {}", escape::encode(payload)));
+        report.heading("message", format_args!("{} {}", escape::text(topic.as_str()), escape::encode(payload)));
         let mut subscribed = false;
         for device in devices {
             let mut outcomes = Vec::new();
-            CommandRules::new(device, gateway).render(topic.as_str(), payload, false, &mut outcomes);
+            CommandRules::new(device, &gateway.name).render(topic.as_str(), payload, false, &mut outcomes);
             subscribed |= !outcomes.is_empty();
             for outcome in outcomes {
                 report.line("device", &device.name);
@@ -80,7 +80,7 @@ impl Report {
 
     fn publication(&mut self, publication: &Publication) {
         self.matched = true;
-        self.line("topic", &publication.topic);
+        self.line("topic", escape::text(publication.topic.as_str()));
         self.line("qos", publication.qos as u8);
         self.line("retain", publication.retain);
         match escape::plain(&publication.payload) {
@@ -95,7 +95,7 @@ impl Report {
     fn command(&mut self, device: &Device, command: &Command) {
         match &command.target {
             Target::All => {}
-            Target::Peer(peer) => self.line("peer", peer),
+            Target::Peer(peer) => self.line("peer", escape::text(peer)),
         }
         if let Some(age) = command.max_age {
             self.line("max_age", humantime::format_duration(age));
@@ -113,7 +113,7 @@ impl Report {
 
     fn dropped(&mut self, reason: DropReason, detail: Option<&str>) {
         match detail {
-            Some(detail) => self.line("dropped", format_args!("{}: {detail}", reason.as_str())),
+            Some(detail) => self.line("dropped", format_args!("{}: {}", reason.as_str(), escape::text(detail))),
             None => self.line("dropped", reason.as_str()),
         }
     }
@@ -154,6 +154,11 @@ mod tests {
         match = "^\\{"
         parse = "json"
         topic = "json/{id}"
+        continue = true
+        [[device.board.publish]]
+        match = "^\\{"
+        parse = "json"
+        topic = "{id}/x"
         [[device.board.subscribe]]
         topic = "board/+/set"
         write = "{topic:2}={payload}"
@@ -172,14 +177,15 @@ mod tests {
     fn shown_frames(device: &str, peer: Option<&str>, input: &[&'static [u8]]) -> (String, bool) {
         let (config, peer) = (config(), peer.map(|peer| peer.parse().unwrap()));
         let input: Vec<Bytes> = input.iter().map(|frame| Bytes::from_static(frame)).collect();
-        let report = frames(&[&config.devices[device]], "hut", peer, &input);
+        let report = frames(&[&config.devices[device]], &config.gateway, peer, &input);
         (report.text, report.matched)
     }
 
     fn shown_message(topic: &str, payload: &'static [u8]) -> (String, bool) {
         let config = config();
         let devices: Vec<&Device> = config.devices.values().collect();
-        let report = messages(&devices, "hut", &TopicName::new(topic).unwrap(), &[Bytes::from_static(payload)]);
+        let report =
+            messages(&devices, &config.gateway, &TopicName::new(topic).unwrap(), &[Bytes::from_static(payload)]);
         (report.text, report.matched)
     }
 
@@ -204,6 +210,20 @@ mod tests {
         let (text, matched) = shown_frames("board", None, &[b"noise", b"{"]);
         assert!(text.contains("  dropped  no_rule\n") && text.contains("  dropped  parse: not JSON"), "{text}");
         assert!(!matched);
+    }
+
+    #[test]
+    fn nothing_in_it_moves_the_cursor() {
+        let frame = r#"{"id":"\u001b]0;owned\u0007\u009b2J\u202e"}"#;
+        let (text, matched) = shown_frames("board", None, &[frame.as_bytes()]);
+        assert!(text.contains("  topic    json/_]0;owned__2J\\xe2\\x80\\xae\n") && matched, "{text}");
+        let (more, _) = shown_frames("board", None, &[b"{\"\x1b[2J\":\x9b}", b"{\"id\":\"$\xe2\x80\xae\"}"]);
+        assert!(more.contains("  dropped  reserved: the topic ") && more.contains("  dropped  parse: "), "{more}");
+        let (message, _) = shown_message("scanners/\u{202e}/display", b"\x1b[2J");
+        assert!(message.contains("  peer     \\xe2\\x80\\xae\n"), "{message}");
+        for text in [text, more, message] {
+            assert!(!text.contains(|c: char| c == '\u{202e}' || (c.is_control() && c != '\n')), "{text:?}");
+        }
     }
 
     #[test]

@@ -281,9 +281,12 @@ pub(in crate::config) fn word_for<T: PartialEq>(value: &T, choices: &[(&'static 
     choices.iter().find(|(_, candidate)| candidate == value).map_or("", |(word, _)| word)
 }
 
+/// Bytes of a gateway's, device's or bridge's name.
+pub(in crate::config) const MAX_NAME: usize = 64;
+
 /// Checks the name of a device, a bridge or a gateway.
 pub(in crate::config) fn name(text: &str) -> Result<String, Fault> {
-    let good = (1..=64).contains(&text.len())
+    let good = (1..=MAX_NAME).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
     if good {
         return Ok(text.to_owned());

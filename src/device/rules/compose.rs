@@ -11,6 +11,7 @@ use super::fields::Fields;
 use super::peer_name;
 use crate::stats::DropReason;
 use crate::template::{Piece, Template};
+use crate::topic::is_unfit;
 
 /// Where a device's frames come from.
 #[derive(Clone, Debug)]
@@ -147,14 +148,14 @@ impl Part {
     }
 }
 
-/// Appends `value` as a part of one topic level: `+`, `#`, `/` and NUL become `_`, invalid UTF-8 becomes U+FFFD, and an
-/// empty value is `_`, since an empty level is hardly what a rule meant.
+/// Appends `value` as a part of one topic level: `+`, `#`, `/`, control characters and noncharacters become `_`, invalid
+/// UTF-8 becomes U+FFFD, and an empty value is `_`, since an empty level is hardly what a rule meant.
 pub(super) fn push_level(topic: &mut String, value: &[u8]) {
     if value.is_empty() {
         topic.push('_');
     }
     let text = String::from_utf8_lossy(value);
-    topic.extend(text.chars().map(|c| if matches!(c, '+' | '#' | '/' | '\0') { '_' } else { c }));
+    topic.extend(text.chars().map(|c| if matches!(c, '+' | '#' | '/') || is_unfit(c) { '_' } else { c }));
 }
 
 #[cfg(test)]
@@ -189,6 +190,10 @@ mod tests {
         let (topic, payload) = render("x/{value}/{name}", b"=a+b#c/d\0\xff");
         assert_eq!(topic.unwrap(), "x/a_b_c_d_\u{fffd}/_");
         assert_eq!(payload.unwrap(), &b"x/a+b#c/d\0\xff/"[..]);
+        let (topic, payload) =
+            render("{value}/{name}", "\u{9b}=\u{1b}[2J\t\u{7f}\u{85}\u{fdd0}\u{1ffff}\u{a0}".as_bytes());
+        assert_eq!(topic.unwrap(), "_[2J_____\u{a0}/_");
+        assert_eq!(payload.unwrap(), "\u{1b}[2J\t\u{7f}\u{85}\u{fdd0}\u{1ffff}\u{a0}/\u{9b}");
     }
 
     #[test]

@@ -5,12 +5,22 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::{
-    CommandPayload, CommandQueue, Device, Framing, FramingKind, Parse, Payload, PublishRule, Reconnect, SubscribeRule,
-    Tcp, Transport,
+    CommandPayload, CommandQueue, Device, Framing, FramingKind, Gateway, Parse, Payload, PublishRule, Reconnect,
+    SubscribeRule, Tcp, Transport,
 };
 use crate::qos::Qos;
 use crate::template::Template;
-use crate::topic::TopicFilter;
+use crate::topic::{TopicFilter, TopicName};
+
+/// A gateway named `hut`.
+pub fn gateway() -> Gateway {
+    Gateway {
+        name: "hut".to_owned(),
+        state_dir: "/nonexistent".into(),
+        topic: TopicName::new("gatepost/hut").expect("a valid topic"),
+        control: None,
+    }
+}
 
 /// A device named `board` with these rules.
 pub fn device(publish: Vec<PublishRule>, subscribe: Vec<SubscribeRule>) -> Device {

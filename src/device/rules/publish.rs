@@ -10,10 +10,11 @@ use super::fields::Extractor;
 use super::limit::{Limit, Limits};
 use super::payload::{Form, envelope};
 use super::{Now, Outcome, Publication};
-use crate::config::{Device, PublishRule};
+use crate::config::{Device, Gateway, PublishRule};
+use crate::log_limit::excerpt;
 use crate::qos::Qos;
 use crate::stats::DropReason;
-use crate::topic::TopicName;
+use crate::topic::{TopicName, is_closed_to_devices};
 
 /// The publish rules of one device, and what they remember: the envelope's sequence number, and per topic what
 /// `on_change` and `min_interval` need (4096 topics at most; the one quiet longest is forgotten).
@@ -30,6 +31,8 @@ pub struct PublishRules {
 #[derive(Debug)]
 struct Memory {
     origin: Origin,
+    /// Root of the gateway's own topics, where no rule publishes.
+    root: TopicName,
     limits: Limits,
     /// Envelopes made so far.
     sequence: u64,
@@ -77,16 +80,17 @@ struct Passage<'a> {
 type Refusal = (DropReason, String);
 
 impl PublishRules {
-    /// The rules of `device`, on the gateway of that name.
-    pub fn new(device: &Device, gateway_name: &str) -> PublishRules {
-        let origin = Origin { gateway: gateway_name.to_owned(), device: device.name.clone() };
-        let rules = device.publish.iter().map(|rule| Rule::new(rule, &origin)).collect();
-        PublishRules { rules, memory: Memory { origin, limits: Limits::default(), sequence: 0 } }
+    /// The rules of `device`, which belongs to `gateway`.
+    pub fn new(device: &Device, gateway: &Gateway) -> PublishRules {
+        let origin = Origin { gateway: gateway.name.clone(), device: device.name.clone() };
+        let root = gateway.topic.clone();
+        let rules = device.publish.iter().map(|rule| Rule::new(rule, &origin, &root)).collect();
+        PublishRules { rules, memory: Memory { origin, root, limits: Limits::default(), sequence: 0 } }
     }
 
     /// The rules of `device` from now on; what is remembered stays, and what waits is published when its time has come.
-    pub fn change(&mut self, device: &Device, gateway_name: &str) {
-        self.rules = PublishRules::new(device, gateway_name).rules;
+    pub fn change(&mut self, device: &Device, gateway: &Gateway) {
+        self.rules = PublishRules::new(device, gateway).rules;
     }
 
     /// Appends to `out` what becomes of `frame`: publications in the order of the rules, and each drop. A message that
@@ -133,7 +137,7 @@ impl PublishRules {
 }
 
 impl Rule {
-    fn new(rule: &PublishRule, origin: &Origin) -> Rule {
+    fn new(rule: &PublishRule, origin: &Origin, root: &TopicName) -> Rule {
         let composition = Composition::topic(&rule.topic, origin);
         let content = match Form::new(&rule.payload, origin) {
             _ if rule.each_field => Content::EachField,
@@ -146,9 +150,9 @@ impl Rule {
         };
         let extractor = Extractor::new(rule, composition.wants_fields() || content_wants_fields);
         let output = Output {
-            topic: match composition.fixed().map(TopicName::new) {
+            topic: match composition.fixed().map(|text| device_topic(text.to_owned(), root)) {
                 Some(Ok(topic)) => Topic::Fixed(topic),
-                // A fixed text that is no topic name is told of at each frame, as a composed one is.
+                // A fixed text that is not to be published to is told of at each frame, as a composed one is.
                 _ => Topic::Composed(composition),
             },
             content,
@@ -161,11 +165,11 @@ impl Rule {
 }
 
 impl Output {
-    fn topic(&self, source: &Source<'_>) -> Result<TopicName, Refusal> {
+    fn topic(&self, source: &Source<'_>, root: &TopicName) -> Result<TopicName, Refusal> {
         match &self.topic {
             Topic::Fixed(topic) => Ok(topic.clone()),
             Topic::Composed(composition) => {
-                topic_name(composition.render_topic(source).map_err(|missing| missing.refusal("topic"))?)
+                device_topic(composition.render_topic(source).map_err(|missing| missing.refusal("topic"))?, root)
             }
         }
     }
@@ -173,7 +177,7 @@ impl Output {
 
 impl Passage<'_> {
     fn publish(&self, memory: &mut Memory, out: &mut Vec<Outcome>) -> Result<(), Refusal> {
-        let topic = self.output.topic(self.source)?;
+        let topic = self.output.topic(self.source, &memory.root)?;
         match &self.output.content {
             Content::Form(form) => {
                 let payload = form.render(self.source).map_err(|missing| missing.refusal("payload"))?;
@@ -213,7 +217,7 @@ impl Passage<'_> {
         for (name, value) in self.source.fields.iter() {
             let mut text = format!("{topic}/");
             push_level(&mut text, name.as_bytes());
-            match topic_name(text) {
+            match device_topic(text, &memory.root) {
                 Ok(topic) => self.offer(topic, value.bare().clone(), memory, out),
                 Err((reason, detail)) => out.push(Outcome::Dropped { reason, detail: Some(detail) }),
             }
@@ -227,211 +231,14 @@ impl Passage<'_> {
     }
 }
 
-fn topic_name(text: String) -> Result<TopicName, Refusal> {
-    TopicName::new(text).map_err(|error| (DropReason::BadTopic, error.to_string()))
+/// `text` as a topic that a device publishes to, on a gateway whose own topics are `root` and what is below.
+fn device_topic(text: String, root: &TopicName) -> Result<TopicName, Refusal> {
+    let topic = TopicName::new(text).map_err(|error| (DropReason::BadTopic, error.to_string()))?;
+    match is_closed_to_devices(topic.as_str(), root) {
+        true => Err((DropReason::Reserved, format!("the topic {:?} is the gateway's own", excerpt(topic.as_str())))),
+        false => Ok(topic),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, SystemTime};
-
-    use proptest::prelude::*;
-
-    use super::super::fixture::{device, matching, publish};
-    use super::*;
-    use crate::config::{Parse, Payload};
-    use crate::template::Template;
-
-    fn rules(rules: Vec<PublishRule>) -> PublishRules {
-        PublishRules::new(&device(rules, Vec::new()), "hut")
-    }
-
-    fn now() -> Now {
-        Now { instant: Instant::now(), wall: SystemTime::UNIX_EPOCH }
-    }
-
-    /// `topic=payload` of each publication, the reason of each drop.
-    fn applied(rules: &mut PublishRules, frame: &[u8], peer: Option<&str>) -> Vec<String> {
-        let mut out = Vec::new();
-        let peer = peer.map(|peer| peer.parse().unwrap());
-        rules.apply(&Bytes::copy_from_slice(frame), peer, now(), &mut out);
-        let name = |outcome| match outcome {
-            Outcome::Publish(message) => format!("{}={}", message.topic, String::from_utf8_lossy(&message.payload)),
-            Outcome::Dropped { reason, .. } => reason.as_str().to_owned(),
-        };
-        out.into_iter().map(name).collect()
-    }
-
-    fn once(rule: PublishRule, frame: &str) -> Vec<String> {
-        applied(&mut rules(vec![rule]), frame.as_bytes(), None)
-    }
-
-    #[test]
-    fn the_first_rule_that_matches_takes_the_frame() {
-        let mut rules = rules(vec![matching("^a", "1"), matching("b", "2"), matching("^ab", "3")]);
-        assert_eq!(applied(&mut rules, b"ab", None), ["1=ab"]);
-        assert_eq!(applied(&mut rules, b"xb\xff", None), ["2=xb\u{fffd}"]);
-        assert_eq!(applied(&mut rules, b"x", None), ["no_rule"]);
-    }
-
-    #[test]
-    fn continue_lets_later_rules_see_the_frame() {
-        let go_on = |rule: PublishRule| PublishRule { continues: true, ..rule };
-        let json = PublishRule { parse: Parse::Json, ..publish("json") };
-        let mut rules = rules(vec![go_on(matching("a", "1")), go_on(json), matching("b", "2")]);
-        assert_eq!(applied(&mut rules, b"ab", None), ["1=ab", "parse", "2=ab"]);
-        assert_eq!(applied(&mut rules, b"{}a", None), ["1={}a", "parse"]);
-    }
-
-    #[test]
-    fn a_rule_that_cannot_publish_drops_the_frame_with_the_reason() {
-        let json = PublishRule { parse: Parse::Json, ..publish("json") };
-        assert_eq!(applied(&mut rules(vec![json, publish("rest")]), b"x", None), ["parse"]);
-        assert_eq!(once(publish("{peer}"), "x"), ["missing_field"]);
-        assert_eq!(once(matching("x(?<id>y)?", "{id}"), "x"), ["missing_field"]);
-        assert_eq!(once(publish(""), "x"), ["bad_topic"]);
-        assert_eq!(once(matching("^(?<all>.*)$", "t/{all}"), &"x".repeat(65_535)), ["bad_topic"]);
-    }
-
-    #[test]
-    fn topics_are_made_from_the_frame() {
-        let rule = matching("^(?<id>[^ ]*) (?<state>.*)$", "{gateway}/{device}/{peer}/{peer_ip}/{id}");
-        let rule = PublishRule { payload: Payload::Template(Template::parse("{state}")), ..rule };
-        let out = applied(&mut rules(vec![rule]), b"lamp/1 on", Some("[fe80::1]:7"));
-        assert_eq!(out, ["hut/board/fe80::1_7/fe80::1/lamp_1=on"]);
-    }
-
-    #[test]
-    fn qos_and_retain_are_the_rules() {
-        let rule = PublishRule { qos: Qos::ExactlyOnce, retain: true, ..publish("t") };
-        let mut out = Vec::new();
-        rules(vec![rule]).apply(&Bytes::from_static(b"x"), None, now(), &mut out);
-        let topic = TopicName::new("t").unwrap();
-        let payload = Bytes::from_static(b"x");
-        assert_eq!(out, [Outcome::Publish(Publication { topic, payload, qos: Qos::ExactlyOnce, retain: true })]);
-    }
-
-    #[test]
-    fn a_raw_frame_on_a_fixed_topic_is_passed_on_by_reference() {
-        let mut rules = rules(vec![publish("{gateway}/{device}")]);
-        let (frame, mut out) = (Bytes::from((0..=255).collect::<Vec<u8>>()), Vec::new());
-        rules.apply(&frame, None, now(), &mut out);
-        rules.apply(&frame, None, now(), &mut out);
-        let [Outcome::Publish(first), Outcome::Publish(second)] = &out[..] else { panic!("{out:?}") };
-        assert_eq!(first.payload, frame);
-        assert_eq!(first.payload.as_ptr(), frame.as_ptr());
-        assert_eq!(first.topic.as_str().as_ptr(), second.topic.as_str().as_ptr());
-    }
-
-    #[test]
-    fn each_field_has_a_message_of_its_own() {
-        let rule = PublishRule { parse: Parse::Json, each_field: true, ..publish("s") };
-        let frame = r#"{"t":21.50,"a":{"b":"x y"},"on":true,"+/#":null,"":[1]}"#;
-        assert_eq!(once(rule.clone(), frame), ["s/t=21.50", "s/a.b=x y", "s/on=true", "s/___=null", "s/_=[1]"]);
-        assert_eq!(once(rule, "{}"), ["missing_field"]);
-    }
-
-    #[test]
-    fn envelopes_are_numbered_and_compared_by_their_frame() {
-        let rule = PublishRule { payload: Payload::Envelope, on_change: true, ..publish("t") };
-        let mut rules = rules(vec![rule]);
-        let envelope = |number, text| {
-            let time = "1970-01-01T00:00:00.000Z";
-            format!(r#"t={{"time":"{time}","seq":{number},"gateway":"hut","device":"board","text":"{text}"}}"#)
-        };
-        assert_eq!(applied(&mut rules, b"a", None), [envelope(1, "a")]);
-        assert_eq!(applied(&mut rules, b"a", None), ["unchanged"]);
-        assert_eq!(applied(&mut rules, b"b", None), [envelope(2, "b")]);
-    }
-
-    #[test]
-    fn rules_share_what_is_last_on_a_topic() {
-        let state = |pattern, payload| PublishRule {
-            payload: Payload::Template(Template::parse(payload)),
-            on_change: true,
-            ..matching(pattern, "lamp")
-        };
-        let mut rules = rules(vec![state("on", "1"), state("off", "0")]);
-        let out: Vec<_> =
-            ["on", "off", "on", "on"].iter().flat_map(|f| applied(&mut rules, f.as_bytes(), None)).collect();
-        assert_eq!(out, ["lamp=1", "lamp=0", "lamp=1", "unchanged"]);
-    }
-
-    #[test]
-    fn held_back_messages_come_when_due_or_at_the_stop() {
-        let interval = Duration::from_secs(5);
-        let mut rules = rules(vec![PublishRule { min_interval: interval, ..publish("t") }]);
-        let (start, mut out) = (now(), Vec::new());
-        for frame in ["1", "2", "3"] {
-            rules.apply(&Bytes::from(frame), None, start, &mut out);
-        }
-        assert_eq!(out.len(), 2, "one published, one superseded");
-        assert_eq!(rules.next_due(), Some(start.instant + interval));
-        out.clear();
-        rules.flush(start, &mut out);
-        assert!(matches!(&out[..], [Outcome::Publish(message)] if message.payload == "3"));
-        assert_eq!(rules.next_due(), None);
-    }
-
-    /// Rules of every kind, none of which keeps a frame from the others.
-    fn every_kind() -> Vec<PublishRule> {
-        let names = vec!["a".to_owned(), String::new(), "b".to_owned()];
-        let parses = [
-            Parse::None,
-            Parse::Json,
-            Parse::Csv { names, separator: b',' },
-            Parse::KeyValue { assign: "=".to_owned(), separator: " ".to_owned() },
-        ];
-        let template = Payload::Template(Template::parse("{a}{payload}{peer}"));
-        let payloads =
-            [Payload::Raw, Payload::Text, Payload::Hex, Payload::Base64, Payload::Fields, Payload::Envelope, template];
-        let base = PublishRule { continues: true, ..matching(r"(?s-u)^(?<g>.*?)(?<a>[0-9]*)$", "{g}/{a}") };
-        let mut rules = Vec::new();
-        for parse in &parses {
-            for payload in &payloads {
-                let rule = PublishRule { parse: parse.clone(), ..base.clone() };
-                rules.push(PublishRule { payload: payload.clone(), on_change: true, ..rule.clone() });
-                rules.push(PublishRule { each_field: true, min_interval: Duration::from_secs(1), ..rule });
-            }
-        }
-        rules
-    }
-
-    proptest! {
-        #[test]
-        fn raw_frames_pass_as_they_are(frame: Vec<u8>) {
-            let mut out = Vec::new();
-            let wrapped = Payload::Template(Template::parse("<{payload}>"));
-            let first = PublishRule { continues: true, ..publish("raw") };
-            let frame = Bytes::from(frame);
-            rules(vec![first, PublishRule { payload: wrapped, ..publish("wrapped") }]).apply(&frame, None, now(), &mut out);
-            let [Outcome::Publish(raw), Outcome::Publish(wrapped)] = &out[..] else { panic!("{out:?}") };
-            prop_assert_eq!(&raw.payload, &frame);
-            prop_assert_eq!(&wrapped.payload[1..frame.len() + 1], &frame[..]);
-        }
-
-        #[test]
-        fn nothing_panics_and_json_is_json(
-            frame in prop_oneof![any::<Vec<u8>>(), "[\\[\\]{}\":,0-9a=\\\\ ]{0,40}".prop_map(String::into_bytes)],
-        ) {
-            let mut out = Vec::new();
-            let mut rules = rules(every_kind());
-            rules.apply(&Bytes::from(frame.clone()), "[::1]:1".parse().ok(), now(), &mut out);
-            rules.flush(now(), &mut out);
-            prop_assert!(out.len() >= every_kind().len());
-
-            let mut out = Vec::new();
-            for rule in every_kind() {
-                let payload = if rule.each_field { Payload::Fields } else { Payload::Envelope };
-                let rule = PublishRule { payload, each_field: false, ..rule };
-                self::rules(vec![rule]).apply(&Bytes::from(frame.clone()), None, now(), &mut out);
-            }
-            for outcome in out {
-                if let Outcome::Publish(message) = outcome {
-                    let parsed: Result<serde_json::Value, _> = serde_json::from_slice(&message.payload);
-                    prop_assert!(parsed.is_ok(), "{:?}", message.payload);
-                }
-            }
-        }
-    }
-}
+mod tests;
