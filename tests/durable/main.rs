@@ -10,5 +10,6 @@ mod common;
 mod groups;
 mod kill;
 mod restart;
+mod stop;
 mod trouble;
 mod world;

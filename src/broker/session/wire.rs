@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::Attach;
 use super::liveness::Liveness;
@@ -33,6 +35,12 @@ const LARGEST_READ: usize = 64 * 1024;
 
 /// How long a connection that is being closed may take to read what was sent last.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// The same when the gateway stops.
+const STOP_LINGER: Duration = Duration::from_millis(200);
+
+/// A client that sends nothing for so long, when the gateway stops, is not waited for.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// One connection.
 #[derive(Debug)]
@@ -225,25 +233,38 @@ impl Wire {
     }
 
     /// Ends the connection; see [`close`].
-    pub fn close(self) -> impl Future<Output = ()> + use<> {
+    pub fn close(self, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
         let Wire { stream, output, permits, .. } = self;
         async move {
-            close(stream, output).await;
+            close(stream, output, stop).await;
             drop(permits);
         }
     }
 }
 
 /// Sends what is left, then waits for the client to close, so that a reset by unread input does not overtake the last
-/// packet. Bounded in time.
-pub async fn close(mut stream: Stream, output: BytesMut) {
+/// packet. Bounded in time; once `stop` is cancelled more tightly, and a client that sends nothing is not waited for:
+/// it has nothing to reset.
+pub async fn close(mut stream: Stream, output: BytesMut, stop: CancellationToken) {
+    let stopped = async |then| {
+        stop.cancelled().await;
+        sleep(then).await;
+    };
     let goodbye = async {
         stream.write_all(&output).await?;
         stream.shutdown().await?;
         let mut rest = [0; 4096];
-        while stream.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
+        loop {
+            tokio::select! {
+                read = stream.read(&mut rest) => if read? == 0 { return io::Result::Ok(()) },
+                () = stopped(QUIET) => return Ok(()),
+            }
+        }
     };
     // A client that is gone or does not listen cannot be told more.
-    let _ = tokio::time::timeout(LINGER, goodbye).await;
+    tokio::select! {
+        _ = goodbye => {}
+        () = stopped(STOP_LINGER) => {}
+        () = sleep(LINGER) => {}
+    }
 }
