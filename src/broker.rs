@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +22,7 @@ use bus::{Bus, BusError, BusSettings};
 use figures::Figures;
 use listener::Listener;
 use local::{LocalClient, LocalLimits};
-use sessions::Sessions;
+use sessions::{Sessions, Stage};
 use share::Groups;
 pub use stats::BrokerStats;
 use store::Store;
@@ -176,7 +177,12 @@ struct Shared {
     failed_handshakes: Mutex<HashMap<&'static str, LogLimit>>,
     /// Owns listeners, connections, sessions and their last words, groups.
     tasks: TaskTracker,
+    /// A token for each session that may still publish.
+    speakers: TaskTracker,
+    /// A stop has begun: nobody is let in.
     stop: CancellationToken,
+    /// A stop is about to end: what was published has been taken.
+    drained: CancellationToken,
 }
 
 impl Broker {
@@ -201,7 +207,9 @@ impl Broker {
             refusals: Mutex::default(),
             failed_handshakes: Mutex::default(),
             tasks: TaskTracker::new(),
+            speakers: TaskTracker::new(),
             stop: CancellationToken::new(),
+            drained: CancellationToken::new(),
             local: Arc::new(LocalLimits::new(settings.max_payload_size, settings.retained)),
             settings: RwLock::new(Arc::new(settings.clone())),
         });
@@ -250,12 +258,40 @@ impl Broker {
         self.shared.bus.failed().await;
     }
 
-    /// Closes every listener and connection. MQTT 5 clients get DISCONNECT 0x8B; wills are published, for the sessions
-    /// end here, but for what is on disk. The disk has a time of its own after that. Returns whether all of it was done
-    /// within `deadline`.
+    /// Begins a stop: listeners close, nothing more is taken from clients, and their wills are published. The clients stay
+    /// to get what is published until [`Broker::stop`]. Takes up to `deadline`; returns whether all of it was done then.
+    pub async fn fall_silent(&self, deadline: Duration) -> bool {
+        let shared = &self.shared;
+        shared.stop.cancel();
+        shared.sessions.enter(Stage::Silent);
+        shared.speakers.close();
+        timeout(deadline, shared.speakers.wait()).await.is_ok()
+    }
+
+    /// Stops: [falls silent](Broker::fall_silent) unless it has; kept sessions take what was published, then every
+    /// connection is closed, with DISCONNECT 0x8B in MQTT 5. The disk has a time of its own after that. Returns whether all
+    /// of it was done within `deadline`.
+    ///
+    /// Nothing is acknowledged to a publisher that was not taken by every kept session that is to get it.
     pub async fn stop(&self, deadline: Duration) -> bool {
+        let shared = &self.shared;
+        let until = Instant::now() + deadline;
+        if !self.fall_silent(deadline / 4).await {
+            let sessions = shared.speakers.len();
+            tracing::warn!(sessions, "the wills of some clients were not published in time");
+        }
+        shared.sessions.enter(Stage::Draining);
+        shared.groups.look();
+        if timeout(deadline / 4, shared.bus.all_filed()).await.is_err() {
+            let readers = shared.bus.behind();
+            tracing::warn!(
+                readers,
+                "some kept sessions, or groups of them, did not take in time what was published: clients got no \
+                 acknowledgement for it"
+            );
+        }
         self.cancel();
-        let ended = tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_ok();
+        let ended = tokio::time::timeout_at(until.into(), shared.tasks.wait()).await.is_ok();
         if !ended {
             let (clients, tasks) = (self.shared.stats.connected.get(), self.shared.tasks.len());
             tracing::warn!(
@@ -264,6 +300,7 @@ impl Broker {
                 "some of the broker's listeners, connections and sessions did not end in time"
             );
         }
+        shared.sessions.enter(Stage::Closed);
         if !self.shared.store.close(CLOSE_TIME).await {
             tracing::warn!("the disk was not done in time: the last changes may be missing at the next start");
         }
@@ -272,6 +309,8 @@ impl Broker {
 
     fn cancel(&self) {
         self.shared.stop.cancel();
+        self.shared.drained.cancel();
+        self.shared.sessions.enter(Stage::Draining);
         self.shared.sessions.stop();
         self.shared.tasks.close();
     }

@@ -33,8 +33,10 @@ pub mod signals;
 
 pub use reload::{ReloadError, Summary};
 
+/// How long the wills of MQTT clients may take when the gateway stops.
+const WILLS_TIME: Duration = Duration::from_millis(200);
 /// How long MQTT clients have to take what was sent to them last.
-const BROKER_TIME: Duration = Duration::from_secs(1);
+const BROKER_TIME: Duration = Duration::from_millis(800);
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -303,11 +305,13 @@ impl Gateway {
         }
     }
 
-    /// Stops in order: no new frames, queues drained, `offline` published, broker closed. Takes less than 5 s.
+    /// Stops in order: no new clients and nothing more from those there are, their wills published; no new frames, queues
+    /// drained, `offline` published; kept sessions take all that, connections and the store are closed. Takes less than 5 s.
     pub async fn stop(&self) {
         self.notifier.stopping();
         self.stopping.cancel();
         let mut state = self.state.lock().await;
+        self.broker.fall_silent(WILLS_TIME).await;
         state.fleet.stop_all().await;
         self.publish_status(&state.status, b"offline").await;
         self.broker.stop(BROKER_TIME).await;

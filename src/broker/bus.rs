@@ -214,6 +214,16 @@ impl Bus {
         self.0.filing.filed(lane, position).await;
     }
 
+    /// Waits until every durable reader has filed all that has been published so far.
+    pub(super) async fn all_filed(&self) {
+        self.0.filing.all_filed(&self.0.flow).await;
+    }
+
+    /// How many durable readers have not.
+    pub(super) fn behind(&self) -> usize {
+        self.0.filing.behind(&self.0.flow)
+    }
+
     /// Takes in what was retained when the gateway ended; returns how many there was no room for.
     pub(super) fn restore(&self, messages: Vec<Message>) -> usize {
         let (mut retained, now) = (self.0.retained.lock(), Instant::now());

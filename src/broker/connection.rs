@@ -241,7 +241,7 @@ async fn give_up(shared: &Shared, peer: &Peer, Closed { stream, why }: Closed) {
     if let Some(refused) = shared.failed_handshakes.lock().entry(why.kind()).or_default().events(Instant::now(), 1) {
         tracing::warn!(%peer, reason = %why, refused, "connection refused");
     }
-    close(stream, BytesMut::new()).await;
+    close(stream, BytesMut::new(), shared.stop.clone()).await;
 }
 
 struct Refusal<'a> {
@@ -275,5 +275,5 @@ async fn refuse(shared: &Shared, stream: Stream, refusal: Refusal<'_>) {
         shared.stats.sent.packets.add(u64::from(!output.is_empty()));
         shared.stats.sent.bytes.add(output.len() as u64);
     }
-    close(stream, output).await;
+    close(stream, output, shared.stop.clone()).await;
 }

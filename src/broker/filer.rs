@@ -12,7 +12,8 @@ use super::lane::{Lane, LaneSet};
 use super::message::Message;
 use super::store::HoldKey;
 
-/// See [`Filing`](super::filing::Filing). Dropping it ends the reader's being durable.
+/// See [`Filing`](super::filing::Filing). Dropping it ends the reader's being durable: its session is no more, or has no
+/// claim to what it has not filed. One that goes while its session lives on, on disk, [stays](Filer::stay).
 pub(super) struct Filer {
     shared: Arc<Shared>,
     marks: Arc<Marks>,
@@ -45,6 +46,11 @@ impl Filer {
         if lanes.is_empty() {
             self.active.store(false, SeqCst);
         }
+    }
+
+    /// Files nothing more, and is waited for all the same: what it has not filed by now is never acknowledged.
+    pub(super) fn stay(&self) {
+        *self.lanes.lock() = LaneSet::EMPTY;
     }
 
     /// Begins to file messages.
@@ -94,5 +100,42 @@ impl Drop for Filer {
 impl fmt::Debug for Filer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Filer").field("lanes", &*self.lanes.lock()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::bus::{Bus, BusSettings};
+    use crate::broker::message::{Draft, Envelope};
+    use crate::qos::Qos;
+    use crate::topic::TopicFilter;
+
+    #[test]
+    fn what_a_reader_has_not_filed_is_filed_when_it_gives_it_up_and_never_when_it_is_taken_away() {
+        let bus = Bus::start(BusSettings { max_retained: 1, direct_readers: 64 }).unwrap();
+        let (mut reader, lane) = (bus.reader(), Lane::of("a"));
+        reader.set_lanes(LaneSet::of(&TopicFilter::new("a").unwrap()));
+        let durable = || {
+            let filer = bus.filer();
+            filer.set_lanes(LaneSet::of(&TopicFilter::new("a").unwrap()));
+            filer
+        };
+        let publish = || {
+            let (payload, properties) = (&b"1"[..], &b""[..]);
+            let qos = Qos::AtLeastOnce;
+            let draft = Draft { topic: "a", payload, qos, retain: false, origin: 1, expires: None, properties };
+            bus.try_publish(Envelope::new(&draft)).unwrap().position
+        };
+        let unsubscribed = durable();
+        let first = publish();
+        assert!(!bus.is_filed(lane, first) && bus.behind() == 1);
+        drop(unsubscribed);
+        assert!(bus.is_filed(lane, first) && bus.behind() == 0);
+        let kept = durable();
+        let second = publish();
+        kept.stay();
+        drop((kept, reader));
+        assert!(bus.is_filed(lane, first) && !bus.is_filed(lane, second) && bus.behind() == 1);
     }
 }

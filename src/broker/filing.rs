@@ -105,6 +105,28 @@ impl Filing {
         self.lane(lane).waiting.until(|| self.is_filed(lane, position)).await;
     }
 
+    /// Waits until every durable reader has filed all that is on its lanes now.
+    pub(super) async fn all_filed(&self, flow: &Flow) {
+        for lane in Lane::all() {
+            self.filed(lane, flow.head(lane)).await;
+        }
+    }
+
+    /// How many durable readers have not filed all that is on their lanes.
+    pub(super) fn behind(&self, flow: &Flow) -> usize {
+        let mut behind: Vec<Arc<Marks>> = Vec::new();
+        for filing in &self.0 {
+            let head = flow.head(filing.lane);
+            for marks in &*filing.readers.lock() {
+                let is_behind = marks.at(filing.lane).filed.load(SeqCst) < head;
+                if is_behind && !behind.iter().any(|known| Arc::ptr_eq(known, marks)) {
+                    behind.push(marks.clone());
+                }
+            }
+        }
+        behind.len()
+    }
+
     fn lane(&self, lane: Lane) -> &LaneFiling {
         &self.0[lane.index()]
     }

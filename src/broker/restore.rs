@@ -68,7 +68,7 @@ async fn save_anew(shared: Arc<Shared>) {
     let mut number = 0;
     loop {
         tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = shared.drained.cancelled() => return,
             next = shared.store.resync(number) => number = next,
         }
         shared.bus.save();

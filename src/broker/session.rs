@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::mpsc;
-use tokio::task::consume_budget;
+use tokio::task::{JoinHandle, consume_budget};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Shared;
 use super::acl::Rights;
 use super::admission::Terms;
 use super::auth::Login;
-use super::bus::BusError;
+use super::bus::{BusError, TryPublishError};
 use super::inflight::Inflight;
 use super::lane::LaneSet;
 use super::listener::ListenerTerms;
@@ -26,6 +27,7 @@ use super::pace::Pace;
 use super::packet::{Connect, PacketError, Reason, WillRequest};
 use super::queue::{Queue, QueueLimits};
 use super::reader::Reader;
+use super::sessions::Stage;
 use super::share::Memberships;
 use super::stats::Counted;
 use super::store::Store;
@@ -51,6 +53,7 @@ mod liveness;
 mod outgoing;
 mod replies;
 mod restore;
+mod stop;
 mod tally;
 mod timer;
 mod wire;
@@ -129,6 +132,8 @@ pub struct Session {
     journal: Option<Journal>,
     drop_log: LogLimit,
     tally: Tally,
+    /// Until the broker stops; then it publishes nothing more.
+    speaks: Option<TaskTrackerToken>,
     _counted: Counted,
 }
 
@@ -191,9 +196,9 @@ pub enum Start {
     Restored(Option<Instant>),
 }
 
-/// Runs `session` to its end. A closed channel means that the gateway stops.
+/// Runs `session` to its end. A closed channel means that the broker has stopped.
 pub async fn run(mut session: Session, start: Start, mut calls: mpsc::Receiver<Call>) {
-    let mut after = Aftermath { next: None, will: None, expires: None, stopped: false };
+    let mut after = Aftermath { next: None, will: None, expires: Some(Instant::now()), stopped: false };
     let mut present = false;
     match start {
         Start::Connected(first) => after.next = Some(first),
@@ -210,25 +215,25 @@ pub async fn run(mut session: Session, start: Start, mut calls: mpsc::Receiver<C
             after.next = session.shared.clone().sessions.leave(&session, &mut calls);
         }
         let Some(connection) = after.next.take() else { break };
-        let resumes = present && !connection.connect.clean_start;
-        if let Some((will, _)) = after.will.take().filter(|_| !resumes) {
-            session.publish_will(&will);
+        if session.shared.sessions.stage() > Stage::Running {
+            session.turn_away(*connection);
+        } else {
+            let resumes = present && !connection.connect.clean_start;
+            let will = after.will.take().filter(|_| !resumes);
+            session.publish_will(will.map(|(will, _)| will)).await;
+            if !resumes {
+                session.clear().await;
+            }
+            after = session.serve(connection, resumes, &mut calls).await;
+            // A session that ends with its connection is not there for the one that takes over [MQTT-3.1.2-6].
+            present = after.expires.is_none_or(|expires| expires > Instant::now());
         }
-        if !resumes {
-            session.clear().await;
-        }
-        after = session.serve(connection, resumes, &mut calls).await;
-        // A session that ends with its connection is not there for the one that takes over [MQTT-3.1.2-6].
-        present = after.expires.is_none_or(|expires| expires > Instant::now());
         if !after.stopped && after.next.is_none() {
             session.wait(&mut after, &mut calls).await;
         }
     }
-    if let Some((will, _)) = after.will {
-        session.publish_will(&will);
-    }
     if after.stopped && session.journal.is_some() {
-        session.shares.put_away();
+        session.put_away();
     } else {
         session.give_up();
     }
@@ -262,6 +267,7 @@ impl Session {
             journal: None,
             drop_log: LogLimit::default(),
             tally: Tally::new(&shared.stats),
+            speaks: Some(shared.speakers.token()),
             _counted: shared.stats.sessions.count(),
             shared,
         }
@@ -304,17 +310,22 @@ impl Session {
         self.let_go();
     }
 
-    /// Keeps the session without a connection until a new one comes, it expires or the gateway stops.
-    async fn wait(&mut self, after: &mut Aftermath, calls: &mut mpsc::Receiver<Call>) {
-        let (mut timer, ended) = (Timer::default(), Instant::now());
-        self.entrance = None;
-        self.shares.set_connected(false);
+    /// Is without a connection from now on: QoS 1 and 2 are kept.
+    fn go_offline(&mut self) {
         let skipped = self.queue.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
         self.backlog.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
         self.dropped(DropReason::Offline, skipped, Instant::now());
         if let Some(journal) = &self.journal {
             self.backlog.iter_mut().for_each(|outgoing| journal.enqueue(outgoing, false));
         }
+    }
+
+    /// Keeps the session without a connection until a new one comes, it expires or the gateway stops.
+    async fn wait(&mut self, after: &mut Aftermath, calls: &mut mpsc::Receiver<Call>) {
+        let (mut timer, ended) = (Timer::default(), Instant::now());
+        self.entrance = None;
+        self.shares.set_connected(false);
+        self.go_offline();
         loop {
             consume_budget().await;
             let now = Instant::now();
@@ -322,7 +333,11 @@ impl Session {
             self.settle(None);
             self.pump_offline(now);
             self.account(&[]);
-            self.publish_will_if_due(&mut after.will, now);
+            if self.shared.sessions.stage() > Stage::Running {
+                self.fall_silent(after.will.take().map(|(will, _)| will));
+            }
+            let due = after.will.take_if(|(_, due)| *due <= now);
+            self.publish_will(due.map(|(will, _)| will)).await;
             if let Some(expires) = after.expires.filter(|expires| *expires <= now) {
                 if expires > ended {
                     self.shared.stats.expired_sessions.increment();
@@ -356,29 +371,49 @@ impl Session {
         }
     }
 
-    fn publish_will_if_due(&self, will: &mut Option<(WillRequest, Instant)>, now: Instant) {
-        if let Some((will, _)) = will.take_if(|(_, due)| *due <= now) {
-            self.publish_will(&will);
+    /// Publishes `will`; when this returns it is on the bus, and so before anything that a new connection says.
+    async fn publish_will(&mut self, will: Option<WillRequest>) {
+        let Some(mut task) = will.and_then(|will| self.begin_to_publish(&will)) else { return };
+        loop {
+            tokio::select! {
+                _ = &mut task => return,
+                // Its lane may be full for want of this very reader.
+                received = self.reader.recv(&mut self.inbox) => match received {
+                    Ok(()) => self.pump_offline(Instant::now()),
+                    Err(_) => return,
+                }
+            }
         }
     }
 
-    /// Publishes in a task of its own: this one must go on reading the bus, or it might wait for itself.
-    fn publish_will(&self, will: &WillRequest) {
+    /// Publishes `will`, at once if the bus has room for it, or else in the task that is returned.
+    fn begin_to_publish(&self, will: &WillRequest) -> Option<JoinHandle<()>> {
+        let client_id = self.client_id.clone();
         if !self.may_write(&will.topic) {
             self.shared.stats.dropped.count(DropReason::Denied);
-            let client_id = excerpt(&self.client_id);
+            let client_id = excerpt(&client_id);
             tracing::warn!(client_id, topic = excerpt(&will.topic), "will not published: acl_file does not allow it");
-            return;
+            return None;
         }
-        let envelope = will::envelope(will, self.number, Instant::now());
-        let bus = self.shared.bus.clone();
-        let client_id = self.client_id.clone();
         tracing::debug!(client_id = excerpt(&client_id), topic = will.topic, "will published");
-        self.shared.tasks.spawn(async move {
-            if let Err(error) = bus.publish(envelope).await {
-                tracing::warn!(client_id = excerpt(&client_id), %error, "cannot publish a will");
+        let failed = move |error: &BusError| {
+            tracing::warn!(client_id = excerpt(&client_id), %error, "cannot publish a will");
+        };
+        match self.shared.bus.try_publish(will::envelope(will, self.number, Instant::now())) {
+            Ok(_) => None,
+            Err(TryPublishError::Bus(error)) => {
+                failed(&error);
+                None
             }
-        });
+            Err(TryPublishError::Busy(envelope)) => {
+                let bus = self.shared.bus.clone();
+                Some(self.shared.tasks.spawn(async move {
+                    if let Err(error) = bus.publish(envelope).await {
+                        failed(&error);
+                    }
+                }))
+            }
+        }
     }
 }
 

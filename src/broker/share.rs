@@ -107,11 +107,17 @@ fn join(shared: &Arc<Shared>, share: &ShareFilter, member: Member) -> Result<Arc
 async fn run(shared: Arc<Shared>, group: Arc<Group>, reader: Reader) {
     tokio::select! {
         () = group.ended.cancelled() => {}
-        () = group.distribute(&shared.stats, reader) => {}
+        () = shared.drained.cancelled() => {}
+        () = group.distribute(&shared, reader) => {}
     }
 }
 
 impl Groups {
+    /// Makes every group look at its members anew.
+    pub fn look(&self) {
+        self.0.lock().values().for_each(|group| group.changed.notify_one());
+    }
+
     /// Takes the member with `mailbox` out of `group`, which ends with its last one.
     fn leave(&self, group: &Arc<Group>, mailbox: &Arc<Mailbox<Outgoing>>) {
         let mut groups = self.0.lock();

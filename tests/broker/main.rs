@@ -8,6 +8,7 @@ mod durable;
 mod flow;
 mod hostile;
 mod limits;
+mod liveness;
 mod mosquitto;
 mod reload;
 mod retained;

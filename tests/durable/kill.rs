@@ -1,4 +1,4 @@
-//! kill -9 at random moments under load: what was acknowledged arrives, QoS 2 never twice, each topic in order.
+//! kill -9 and stops at random moments under load: what was acknowledged arrives, QoS 2 never twice, each topic in order.
 //!
 //! The clients keep their own state over connections as MQTT asks of them, so that whatever is wrong is the broker's.
 
@@ -16,27 +16,27 @@ use tokio::time::{sleep, timeout};
 use crate::client::{Connect, Packet, packet, string};
 use crate::world::{How, World};
 
-/// Kills, unless `GATEPOST_KILLS` says otherwise; `./test` asks for 200.
+/// Kills, and stops, unless `GATEPOST_KILLS` says otherwise; `./test` asks for 200 of each.
 const KILLS: usize = 40;
 /// Messages that the publisher has on the way.
 const WINDOW: usize = 20;
 /// Topics of each QoS.
 const TOPICS: usize = 4;
 /// Silence after which nothing more comes from a gateway that lives.
-const QUIET: Duration = Duration::from_millis(1500);
+pub const QUIET: Duration = Duration::from_millis(1500);
 
 /// Message numbers by topic.
 type Numbers = BTreeMap<String, Vec<u32>>;
 
 /// One connection, read by a task of its own.
-struct Link {
+pub struct Link {
     output: OwnedWriteHalf,
-    packets: mpsc::Receiver<Packet>,
+    pub packets: mpsc::Receiver<Packet>,
 }
 
 impl Link {
-    /// Connects; `None` when the gateway is gone. Says whether there was a session.
-    async fn open(address: SocketAddr, connect: &Connect) -> Option<(Link, bool)> {
+    /// Connects; `None` when the gateway is gone, or stops. Says whether there was a session.
+    pub async fn open(address: SocketAddr, connect: &Connect) -> Option<(Link, bool)> {
         let stream = TcpStream::connect(address).await.ok()?;
         stream.set_nodelay(true).ok()?;
         let (input, mut output) = stream.into_split();
@@ -44,17 +44,26 @@ impl Link {
         let (sender, mut packets) = mpsc::channel(1000);
         tokio::spawn(read(input, sender));
         let Packet(first, body) = packets.recv().await?;
+        if body[1] == if connect.v5 { 0x8B } else { 3 } {
+            return None;
+        }
         assert_eq!((first, body[1]), (0x20, 0), "CONNACK");
         Some((Link { output, packets }, body[0] == 1))
     }
 
     /// Fails when the gateway is gone, which reading notices too.
-    async fn send(&mut self, bytes: &[u8]) {
+    pub async fn send(&mut self, bytes: &[u8]) {
         let _ = self.output.write_all(bytes).await;
     }
 
-    async fn ack(&mut self, first: u8, id: u16) {
+    pub async fn ack(&mut self, first: u8, id: u16) {
         self.send(&packet(first, &id.to_be_bytes())).await;
+    }
+
+    /// Sends DISCONNECT and waits for the end of the connection.
+    pub async fn end(mut self) {
+        self.send(&[0xE0, 0]).await;
+        while self.packets.recv().await.is_some() {}
     }
 }
 
@@ -271,6 +280,8 @@ impl Peer for Subscriber {
                 self.received.remove(&id);
                 link.ack(0x70, id).await;
             }
+            // The gateway stops.
+            0xE0 if body[0] == 0x8B => {}
             _ => panic!("{first:x} {body:?}"),
         }
     }
@@ -286,9 +297,23 @@ fn lengths() -> Vec<Duration> {
     if fastrand::u8(..) < 64 { (0..fastrand::usize(1..4)).map(length).collect() } else { Vec::new() }
 }
 
+/// How often a gateway ends in a test.
+pub fn kills() -> usize {
+    std::env::var("GATEPOST_KILLS").map_or(KILLS, |text| text.parse().expect("a number"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
-    let kills = std::env::var("GATEPOST_KILLS").map_or(KILLS, |text| text.parse().expect("a number"));
+    survive(How::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_a_stop_at_any_moment() {
+    survive(How::Stopped).await;
+}
+
+async fn survive(how: How) {
+    let kills = kills();
     let mut world = World::start();
     let mut publisher = Publisher::default();
     let mut subscribers = vec![
@@ -314,7 +339,7 @@ async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
         let reading: Vec<_> =
             online.into_iter().map(|one| tokio::spawn(drive(one, address, lengths(), forever))).collect();
         sleep(Duration::from_millis(fastrand::u64(1..200))).await;
-        let dir = world.end(How::Killed);
+        let dir = world.end(how);
         publisher = publishing.await.unwrap();
         subscribers = offline;
         for one in reading {
@@ -333,7 +358,7 @@ async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
     assert_eq!((&figures["store"]["dropped"], &figures["store"]["failures"]), (&0.into(), &0.into()));
     assert!(publisher.sent.is_empty(), "{} messages were never acknowledged", publisher.sent.len());
     let total: usize = publisher.acknowledged.values().map(Vec::len).sum();
-    println!("{kills} kills, {total} messages");
+    println!("{kills} times {how:?}, {total} messages");
     assert!(total > kills * WINDOW, "{total} messages are no load");
     let mut members = Vec::new();
     for one in reading {

@@ -10,6 +10,7 @@ mod common;
 mod groups;
 mod kill;
 mod restart;
+mod stop;
 mod trouble;
 mod unfit;
 mod world;

@@ -1,11 +1,11 @@
 //! Starting, refusing to start, and stopping.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
@@ -97,6 +97,55 @@ fn a_clean_stop_says_offline_to_everybody() {
             assert!(last.contains(&offline), "{topic} after {signal:?}: {last:#?}");
         }
     }
+}
+
+/// Packets, until the gateway closes.
+fn read_to_end(mut stream: TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn clients_that_are_idle_do_not_hold_up_a_stop() {
+    let gateway = Gateway::start("");
+    let connect = |n: u8| {
+        let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).unwrap();
+        let v5 = n % 2 == 0;
+        let head = if v5 { &b"\x10\x0e\0\x04MQTT\x05\x02\0\0\0"[..] } else { b"\x10\x0d\0\x04MQTT\x04\x02\0\0" };
+        stream.write_all(&[head, &[0, 1, n]].concat()).unwrap();
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack).unwrap();
+        let mut properties = vec![0; usize::from(connack[1]) - 2];
+        stream.read_exact(&mut properties).unwrap();
+        (stream, v5)
+    };
+    let clients: Vec<_> = (b'A'..b'a').map(connect).collect();
+    let began = Instant::now();
+    let log = gateway.terminate();
+    let took = began.elapsed();
+    assert!(!log.iter().any(|line| line.contains(" WARN ")), "{log:#?}");
+    assert!(took < Duration::from_millis(800), "{took:?}");
+    for (stream, v5) in clients {
+        assert_eq!(read_to_end(stream), if v5 { &[0xE0, 1, 0x8B][..] } else { &[] });
+    }
+}
+
+/// As a lamp's switch might: what a client leaves behind is a command.
+#[test]
+fn wills_of_clients_are_commands_for_devices_at_a_stop() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "ttyUSB0");
+    let config = format!("[device.board]\nserial = {{ port = \"{}\", baud = 9600 }}\nsubscribe = \"a\"\n", port.path());
+    let gateway = Gateway::start_in(dir, &config);
+    let mqtt = Mqtt::subscriber(gateway.port(), "gatepost/test/device/board/status");
+    mqtt.expect("gatepost/test/device/board/status", "online");
+    let mut client = TcpStream::connect(("127.0.0.1", gateway.port())).unwrap();
+    client.write_all(b"\x10\x15\0\x04MQTT\x04\x0e\0\0\0\x01w\0\x01a\0\x03OFF").unwrap();
+    let mut connack = [0; 4];
+    client.read_exact(&mut connack).unwrap();
+    gateway.terminate();
+    assert_eq!(port.read(4), b"OFF\n");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::broker::inflight::Acked;
 use crate::broker::lane::Lane;
 use crate::broker::packet::{Ack, AckKind, PacketError, Reason, Recipient, Version, write_ack};
 use crate::broker::retained::Retention;
+use crate::broker::sessions::Stage;
 use crate::broker::store::{Change, HoldKey, Store, Ticket};
 use crate::qos::Qos;
 
@@ -132,7 +133,8 @@ impl Session {
 
     /// Hands what is filed to the disk, and what is there to the client.
     pub(super) fn settle(&mut self, wire: Option<&mut Wire>) {
-        if self.replies.is_empty() {
+        // What the store does not take any more is nothing to rely on.
+        if self.replies.is_empty() || self.shared.sessions.stage() == Stage::Closed {
             return;
         }
         let (bus, store) = (&self.shared.bus, &self.shared.store);
@@ -174,7 +176,7 @@ impl Session {
             for ((lane, position), key) in seals {
                 tokio::select! {
                     () = shared.bus.filed(lane, position) => shared.store.submit(Change::Unhold { key }),
-                    () = shared.stop.cancelled() => return,
+                    () = shared.drained.cancelled() => return,
                 };
             }
         });

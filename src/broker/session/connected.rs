@@ -11,6 +11,7 @@ use super::{Aftermath, Attach, Call, End, LAST_WORDS, Session, resync};
 use crate::broker::admission::SessionExpiry;
 use crate::broker::pace::Pace;
 use crate::broker::packet::{Reason, write_disconnect};
+use crate::broker::sessions::Stage;
 use crate::broker::will;
 use crate::log_limit::excerpt;
 use crate::stats::DropReason;
@@ -50,7 +51,10 @@ impl Session {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        self.finish(wire, end)
+        let mut after = self.finish(wire, end);
+        let due = after.will.take_if(|(_, due)| *due <= Instant::now());
+        self.publish_will(due.map(|(will, _)| will)).await;
+        after
     }
 
     /// Moves packets and messages until the connection ends.
@@ -67,6 +71,10 @@ impl Session {
             // The bus alone can keep this loop busy for ever.
             consume_budget().await;
             let now = Instant::now();
+            if !self.is_silent() && self.shared.sessions.stage() > Stage::Running {
+                self.refuse_held(wire, now);
+                self.fall_silent(wire.will.take());
+            }
             // Before anything is looked at that waits for more of it.
             let written = self.shared.store.committed();
             if let Some(held) = wire.held.take() {
@@ -129,10 +137,7 @@ impl Session {
         if !matches!(end, End::TakenOver(_)) && !wire.session_expiry.is_zero() {
             self.note(wire.session_expiry, Some(SystemTime::now()));
         }
-        if wire.held.take().is_some() {
-            // Not acknowledged: with QoS 1 and 2 it comes again.
-            self.dropped(DropReason::Refused, 1, ended);
-        }
+        self.refuse_held(&mut wire, ended);
         if let Some(reason) = end.reason() {
             write_disconnect(&mut wire.output, &wire.recipient, reason, end.words());
         }
@@ -148,14 +153,19 @@ impl Session {
             SessionExpiry::After(interval) => Some(ended + interval),
             SessionExpiry::Never => None,
         };
-        self.shared.tasks.spawn(wire.close());
+        self.shared.tasks.spawn(wire.close(self.shared.stop.clone()));
         let next = match end {
             End::TakenOver(next) => Some(next),
             _ => None,
         };
-        let mut after = Aftermath { next, will, expires, stopped };
-        self.publish_will_if_due(&mut after.will, ended);
-        after
+        Aftermath { next, will, expires, stopped }
+    }
+
+    /// Drops the message that waits for the bus. It was not acknowledged: with QoS 1 and 2 it comes again.
+    fn refuse_held(&mut self, wire: &mut Wire, now: Instant) {
+        if wire.held.take().is_some() {
+            self.dropped(DropReason::Refused, 1, now);
+        }
     }
 
     fn log_end(&self, wire: &Wire, end: &End) {

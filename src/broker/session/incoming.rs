@@ -72,6 +72,11 @@ impl Session {
             wire.liveness.heard(now);
             self.tally.packets_in += 1;
             match Packet::parse(wire.version, frame)? {
+                Packet::Publish(publish) if self.is_silent() => {
+                    // Not acknowledged: with QoS 1 and 2 it comes again.
+                    self.tally.message_in(publish.payload.len());
+                    self.dropped(DropReason::Refused, 1, now);
+                }
                 Packet::Publish(publish) => self.publish(wire, publish, now)?,
                 Packet::Ack(ack) => self.acknowledged(wire, ack)?,
                 Packet::Subscribe(packet) => self.subscribe(wire, packet, now)?,

@@ -9,6 +9,7 @@ use crate::broker::acl::Rights;
 use crate::broker::inflight::{Filed, Resend};
 use crate::broker::message::Message;
 use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, Version, write_ack};
+use crate::broker::sessions::Stage;
 use crate::broker::share::Group;
 use crate::broker::store::RowId;
 use crate::broker::subscriptions::Ids;
@@ -79,11 +80,13 @@ impl Session {
     fn take_inbox(&mut self, mut wire: Option<&mut Wire>, now: Instant) {
         let filer = self.journal.as_ref().map(|journal| journal.filer.clone());
         let mut filing = filer.as_ref().map(|filer| filer.batch());
+        let may_hold = self.shared.sessions.stage() < Stage::Draining;
         while let Some(message) = self.inbox.front() {
             if let Some(mut outgoing) = self.select(message) {
                 let can_send = self.backlog.is_empty() && self.queue.is_empty() && self.can_send(outgoing.qos);
                 let at_once = wire.as_deref_mut().filter(|wire| can_send && wire.takes_messages());
-                if at_once.is_none() && self.pace.hold(now, self.queue.is_over_half(), self.delivered) {
+                let over_half = may_hold && self.queue.is_over_half();
+                if at_once.is_none() && self.pace.hold(now, over_half, self.delivered) {
                     break;
                 }
                 if let Some(journal) = &self.journal {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::Attach;
 use super::liveness::Liveness;
@@ -34,6 +36,12 @@ const LARGEST_READ: usize = 64 * 1024;
 /// How long a connection that is being closed may take to read what was sent last.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The same when the gateway stops.
+const STOP_LINGER: Duration = Duration::from_millis(200);
+
+/// A client that sends nothing for so long, when the gateway stops, is not waited for.
+const QUIET: Duration = Duration::from_millis(20);
+
 /// One connection.
 #[derive(Debug)]
 pub struct Wire {
@@ -58,6 +66,8 @@ pub struct Wire {
     stream: Stream,
     /// The stream may hold what was written.
     unflushed: bool,
+    /// Reading comes first the next time.
+    has_just_written: bool,
     read_size: usize,
     permits: Permits,
     _connected: Counted,
@@ -148,6 +158,7 @@ impl Wire {
             liveness: Liveness::new(terms.silence, now),
             stream,
             unflushed: false,
+            has_just_written: false,
             read_size: LEAST_READ,
             permits,
             _connected: connected,
@@ -177,32 +188,42 @@ impl Wire {
             self.liveness.heard(now);
         }
         poll_fn(|cx| {
+            // In turn: who writes without end hears nothing.
+            if reads && std::mem::take(&mut self.has_just_written) {
+                if let Poll::Ready(read) = self.poll_read(cx)? {
+                    return Poll::Ready(Ok(Io::Read(read)));
+                }
+            }
             if !self.output.is_empty() {
                 if let Poll::Ready(written) = self.poll_write(cx)? {
-                    self.liveness.wrote(now, !self.has_written());
+                    self.has_just_written = true;
+                    // The time when it was called may be long ago.
+                    self.liveness.wrote(Instant::now(), !self.has_written());
                     return Poll::Ready(Ok(Io::Wrote(written)));
                 }
                 self.liveness.stalled(now);
             } else if self.unflushed {
                 match self.poll_flush(cx)? {
-                    Poll::Ready(()) => self.liveness.wrote(now, false),
+                    Poll::Ready(()) => self.liveness.wrote(Instant::now(), false),
                     Poll::Pending => self.liveness.stalled(now),
                 }
             }
-            if !reads {
-                return Poll::Pending;
-            }
-            if self.input.is_empty() && self.input.capacity() > 4 * self.read_size {
-                // Left from a burst.
-                self.input = BytesMut::new();
-            }
-            self.input.reserve(self.read_size);
-            let mut limited = (&mut self.stream).take(self.read_size as u64);
-            let read = ready!(pin!(limited.read_buf(&mut self.input)).poll(cx))?;
-            self.read_size = if read >= self.read_size { self.read_size * 4 } else { LEAST_READ }.min(LARGEST_READ);
-            Poll::Ready(Ok(Io::Read(read)))
+            if reads { self.poll_read(cx).map_ok(Io::Read) } else { Poll::Pending }
         })
         .await
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.is_empty() && self.input.capacity() > 4 * self.read_size {
+            // Left from a burst.
+            self.input = BytesMut::new();
+        }
+        self.input.reserve(self.read_size);
+        let mut limited = (&mut self.stream).take(self.read_size as u64);
+        let read = ready!(pin!(limited.read_buf(&mut self.input)).poll(cx))?;
+        self.read_size = if read >= self.read_size { self.read_size * 4 } else { LEAST_READ }.min(LARGEST_READ);
+        self.liveness.received(Instant::now(), read);
+        Poll::Ready(Ok(read))
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -225,25 +246,92 @@ impl Wire {
     }
 
     /// Ends the connection; see [`close`].
-    pub fn close(self) -> impl Future<Output = ()> + use<> {
+    pub fn close(self, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
         let Wire { stream, output, permits, .. } = self;
         async move {
-            close(stream, output).await;
+            close(stream, output, stop).await;
             drop(permits);
         }
     }
 }
 
 /// Sends what is left, then waits for the client to close, so that a reset by unread input does not overtake the last
-/// packet. Bounded in time.
-pub async fn close(mut stream: Stream, output: BytesMut) {
+/// packet. Bounded in time; once `stop` is cancelled more tightly, and a client that sends nothing is not waited for:
+/// it has nothing to reset.
+pub async fn close(mut stream: Stream, output: BytesMut, stop: CancellationToken) {
+    let stopped = async |then| {
+        stop.cancelled().await;
+        sleep(then).await;
+    };
     let goodbye = async {
         stream.write_all(&output).await?;
         stream.shutdown().await?;
         let mut rest = [0; 4096];
-        while stream.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
+        loop {
+            tokio::select! {
+                read = stream.read(&mut rest) => if read? == 0 { return io::Result::Ok(()) },
+                () = stopped(QUIET) => return Ok(()),
+            }
+        }
     };
     // A client that is gone or does not listen cannot be told more.
-    let _ = tokio::time::timeout(LINGER, goodbye).await;
+    tokio::select! {
+        _ = goodbye => {}
+        () = stopped(STOP_LINGER) => {}
+        () = sleep(LINGER) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::broker::limits::{Limits, Room};
+    use crate::broker::stats::BrokerStats;
+
+    async fn wire() -> (Wire, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let permits = Limits::new(1, 1).admit(&Room::new(1), None).await.unwrap();
+        let wire = Wire {
+            version: Version::V5,
+            peer: Peer::Ip(address),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            session_expiry: SessionExpiry::Never,
+            recipient: Recipient::of(Version::V5),
+            is_bridge: false,
+            will: None,
+            held: None,
+            is_paused: false,
+            aliases: Aliases::default(),
+            repeated: HashSet::new(),
+            liveness: Liveness::new(None, Instant::now()),
+            stream: Stream::Tcp(accepted.unwrap().0),
+            unflushed: false,
+            has_just_written: false,
+            read_size: LEAST_READ,
+            permits,
+            _connected: BrokerStats::default().connected.count(),
+        };
+        (wire, client.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_client_is_heard_while_there_is_always_more_to_write() {
+        let (mut wire, mut client) = wire().await;
+        client.write_all(&[0xC0, 0]).await.unwrap();
+        let mut came = Vec::new();
+        while came.last() != Some(&Io::Read(2)) {
+            assert!(came.len() < 1000, "{came:?}");
+            wire.output.extend_from_slice(&[0; 100]);
+            came.push(wire.io(Instant::now()).await.unwrap());
+            // The client takes all of it.
+            if let Some(Io::Wrote(bytes)) = came.last() {
+                client.read_exact(&mut vec![0; *bytes]).await.unwrap();
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::mailbox::{Mailbox, Readiness};
 use super::{ShareFilter, Wish};
+use crate::broker::Shared;
 use crate::broker::acl::Rights;
 use crate::broker::bus::Bus;
 use crate::broker::filer::Filer;
@@ -21,6 +22,7 @@ use crate::broker::message::Message;
 use crate::broker::pace::Pace;
 use crate::broker::reader::Reader;
 use crate::broker::session::Outgoing;
+use crate::broker::sessions::Stage;
 use crate::broker::stats::BrokerStats;
 use crate::broker::store::{Change, RowId, SessionId, Store, StoredMessage};
 use crate::log_limit::LogLimit;
@@ -150,8 +152,11 @@ impl Group {
         is_last
     }
 
-    /// Gives what comes from the bus to the members. While all of them are full it waits, if they are quick ones.
-    pub(super) async fn distribute(self: &Arc<Self>, stats: &BrokerStats, mut reader: Reader) {
+    /// Gives what comes from the bus to the members. While all of them are full it waits, if they are quick ones and the
+    /// broker does not stop.
+    pub(super) async fn distribute(self: &Arc<Self>, shared: &Shared, mut reader: Reader) {
+        let stats = &shared.stats;
+        let may_wait = || shared.sessions.stage() < Stage::Draining;
         let mut batch = VecDeque::new();
         let (mut pace, mut given) = (Pace::default(), 0);
         while reader.recv(&mut batch).await.is_ok() {
@@ -163,7 +168,7 @@ impl Group {
                 }
                 consume_budget().await;
                 let mut offered = self.offer(stats, &message);
-                while !offered && pace.hold(Instant::now(), true, given) {
+                while !offered && may_wait() && pace.hold(Instant::now(), true, given) {
                     filing.tell();
                     let deadline = pace.deadline().unwrap_or_else(Instant::now);
                     tokio::select! {

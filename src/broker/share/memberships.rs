@@ -92,11 +92,10 @@ impl Memberships {
         self.mailbox.arrived().await;
     }
 
-    /// Leaves every group, and what waited goes nowhere: it is on disk.
+    /// The broker stops, and the session stays a member of its groups on disk: what waits is there, and so is what comes
+    /// from members whose sessions end later.
     pub fn put_away(&mut self) {
-        for (_, (group, _)) in self.groups.drain() {
-            self.shared.groups.leave(&group, &self.mailbox);
-        }
+        self.groups.clear();
         self.mailbox.extract(|_| true, |_| 0);
     }
 
