@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 
 use super::admission::Terms;
-use super::auth::{Credentials, Login};
+use super::auth::{Credentials, Login, Presence};
 use super::limits::Permits;
 use super::listener::Entrance;
 use super::packet::{Connack, Connect, ConnectError, Frame, PacketError, Reason, Recipient};
@@ -92,11 +92,11 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
         admitted = admit(&shared, &settings, &connect, shown) => admitted,
         () = shared.stop.cancelled() => return shared.stats.abandoned.increment(),
     };
-    let (terms, login) = match admitted {
+    let (terms, (login, presence)) = match admitted {
         Ok(admitted) => admitted,
         Err(error) => return refuse(&shared, stream, Refusal::of(&connect, &peer, error)).await,
     };
-    let attach = Box::new(Attach { stream, peer, input, connect, terms, login, entrance, settings, permits });
+    let attach = Box::new(Attach { stream, peer, input, connect, terms, login, presence, entrance, settings, permits });
     if let Err((reason, attach)) = shared.sessions.attach(&shared, attach) {
         let error = PacketError { reason, what: "the session cannot be had now" };
         let Attach { stream, peer, connect, .. } = *attach;
@@ -110,7 +110,7 @@ async fn admit(
     settings: &config::Broker,
     connect: &Connect,
     shown: Credentials<'_>,
-) -> Result<(Terms, Login), PacketError> {
+) -> Result<(Terms, (Login, Option<Presence>)), PacketError> {
     let terms = admission::admit(connect, settings)?;
     Ok((terms, shared.auth.login(shown).await?))
 }

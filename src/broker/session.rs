@@ -16,7 +16,7 @@ use tokio::task::consume_budget;
 use super::Shared;
 use super::acl::Rights;
 use super::admission::Terms;
-use super::auth::Login;
+use super::auth::{Login, Presence};
 use super::bus::BusError;
 use super::inflight::Inflight;
 use super::lane::LaneSet;
@@ -77,6 +77,8 @@ pub struct Attach {
     pub terms: Terms,
     /// Who the client is.
     pub login: Login,
+    /// That it is here, if its password was checked.
+    pub presence: Option<Presence>,
     /// What it came in by.
     pub entrance: Arc<Entrance>,
     /// What was in force when it was let in.

@@ -134,7 +134,7 @@ mod tests {
         let users = Users::parse(&text).unwrap();
         assert_eq!((users.len(), users.is_empty()), (3, false));
         for user in ["ann", "bob", "with space"] {
-            assert!(users.get(user).unwrap().matches(b"test"), "{user}");
+            assert_eq!(users.get(user).unwrap().matches(b"test"), Ok(true), "{user}");
         }
         assert!(users.get("#a").is_none());
     }

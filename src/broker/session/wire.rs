@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::Attach;
 use super::liveness::Liveness;
 use crate::broker::admission::{SessionExpiry, TOPIC_ALIAS_MAXIMUM};
+use crate::broker::auth::Presence;
 use crate::broker::limits::Permits;
 use crate::broker::message::Envelope;
 use crate::broker::packet::{PacketError, Reason, Recipient, Version, WillRequest};
@@ -60,6 +61,7 @@ pub struct Wire {
     unflushed: bool,
     read_size: usize,
     permits: Permits,
+    _presence: Option<Presence>,
     _connected: Counted,
 }
 
@@ -130,7 +132,7 @@ impl Aliases {
 
 impl Wire {
     pub fn new(attach: Attach, connected: Counted, now: Instant) -> Wire {
-        let Attach { stream, peer, input, connect, terms, permits, .. } = attach;
+        let Attach { stream, peer, input, connect, terms, permits, presence, .. } = attach;
         let outgoing_maximum = connect.topic_alias_maximum.min(TOPIC_ALIAS_MAXIMUM);
         Wire {
             version: connect.version,
@@ -150,6 +152,7 @@ impl Wire {
             unflushed: false,
             read_size: LEAST_READ,
             permits,
+            _presence: presence,
             _connected: connected,
         }
     }
