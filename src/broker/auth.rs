@@ -188,7 +188,9 @@ impl Auth {
             return Ok((Login { user: Some(identity.into()), proof: Proof::Certificate }, None));
         }
         let users = self.rules().users.clone();
-        match (shown.username, users) {
+        // An empty user name is none, whatever the password, as with mosquitto: clients that have a field for it send it
+        // empty.
+        match (shown.username.filter(|user| !user.is_empty()), users) {
             (Some(user), Some(users)) => self.check(user, shown.password, &users).await,
             (Some(user), None) if shown.allow_anonymous => unproved(Some(user)),
             (None, _) if shown.allow_anonymous => unproved(None),

@@ -37,14 +37,21 @@ async fn who_gets_in() {
         (&file, Some("ann"), Some(""), true, no),
         (&file, Some("ann"), None, true, no),
         (&file, Some("bob"), Some("test"), true, no),
-        (&file, Some(""), Some(""), true, no),
+        // An empty user name is none, also with a password.
+        (&file, Some(""), None, true, ok),
+        (&file, Some(""), Some(""), true, ok),
+        (&file, Some(""), Some("test"), true, ok),
+        (&file, Some(""), Some(""), false, no),
+        (&file, Some(""), Some("test"), false, no),
+        (&none, Some(""), Some(""), true, ok),
+        (&none, Some(""), Some(""), false, no),
         (&auth(Some("")), Some("ann"), Some("test"), true, no),
     ];
     for (auth, user, password, anonymous, accepted) in table {
         let result = login(auth, user, password, anonymous).await;
         let shown = (user, password, anonymous);
         match result {
-            Ok(login) => assert!(accepted && login.user() == user, "{shown:?}"),
+            Ok(login) => assert!(accepted && login.user() == user.filter(|user| !user.is_empty()), "{shown:?}"),
             Err(reason) => assert!(!accepted && reason == Reason::NOT_AUTHORIZED, "{shown:?}"),
         }
     }
