@@ -79,6 +79,30 @@ fn every_configuration_is_right() {
     assert!(count >= 10, "only {count} configurations");
 }
 
+/// The paragraphs of README.Debian that are indented; those in TOML begin with a table of ours.
+fn debian_examples() -> Vec<String> {
+    let text = fs::read_to_string("debian/gatepost.README.Debian").unwrap();
+    let paragraphs = text.split("\n\n").filter(|paragraph| paragraph.lines().all(|line| line.starts_with("    ")));
+    let unindented = |paragraph: &str| paragraph.lines().map(|line| format!("{}\n", &line[4..])).collect();
+    paragraphs.map(unindented).collect()
+}
+
+/// As `sudo gatepost check` reads them, which has no credentials.
+#[test]
+fn every_configuration_for_debian_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    for text in debian_examples().iter().filter(|text| text.starts_with("[[") || text.starts_with("[broker")) {
+        let file = folder.path().join("gatepost.toml");
+        fs::write(&file, text).unwrap();
+        if let Err(errors) = config::inspect(Some(&file)) {
+            panic!("{text}{errors}");
+        }
+        count += 1;
+    }
+    assert!(count >= 2, "only {count} configurations");
+}
+
 #[test]
 fn every_command_and_option_is_there() {
     let mut command = cli::command();
@@ -91,6 +115,9 @@ fn every_command_and_option_is_there() {
                 count += line.split("gatepost ").skip(1).filter(|rest| check(&command, rest, &place)).count();
             }
         }
+    }
+    for line in debian_examples().iter().flat_map(|text| text.lines()) {
+        count += line.split("gatepost ").skip(1).filter(|rest| check(&command, rest, line)).count();
     }
     assert!(count >= 20, "only {count} commands");
 }

@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use super::finding::Finding;
 use super::machine::{self, Machine, Process};
 use super::sockets;
-use crate::broker;
 use crate::config::{self, Listener};
 
 /// Debian starts it by itself as soon as it is installed.
@@ -21,7 +20,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// Looks at every listener.
 pub fn examine(machine: &Machine, settings: &config::Broker, config_file: &Path) -> Vec<Finding> {
     let check = format!("gatepost check -c {}    # after mending it", config_file.display());
-    let mut findings: Vec<Finding> = broker::access_errors(settings)
+    let mut findings: Vec<Finding> = crate::cli::access_errors(settings)
         .map(|error| Finding::problem("broker", error.to_string()).fix(check.clone()))
         .collect();
     let mut addresses = Vec::new();
