@@ -20,6 +20,7 @@ use bus::{Bus, BusError, BusSettings};
 use figures::Figures;
 use limits::Limits;
 use listener::Door;
+pub use listener::is_only_v6;
 use local::{LocalClient, LocalLimits};
 use sessions::Sessions;
 use share::Groups;

@@ -12,10 +12,12 @@ use super::{exit, output};
 use crate::config::{self, Device, Diagnostic, Loaded, SerialPort, Transport};
 use crate::transport::serial;
 
+mod answer;
 mod broker;
 mod console;
 mod finding;
 mod host;
+mod listener;
 mod machine;
 mod modem_manager;
 mod port;
@@ -133,6 +135,16 @@ fn as_the_service_reads(machine: &Machine, finding: Finding) -> Finding {
         finding
     } else {
         finding.fix("sudo gatepost doctor    # if it is only that this user may not read it")
+    }
+}
+
+/// Where to add listeners beside `config_file`: a drop-in takes a table that the file has too. Without the file drop-ins
+/// are not read.
+fn drop_in(config_file: &Path) -> PathBuf {
+    if config_file.exists() {
+        config_file.with_file_name("conf.d").join("listener.toml")
+    } else {
+        config_file.to_owned()
     }
 }
 
