@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 use super::acl::{Acl, Rights};
 use super::packet::{PacketError, Reason};
 pub use file::{Fault, FileError};
+use memory::Spare;
 use password::Hash;
 pub use proofs::Presence;
 use proofs::Proofs;
@@ -43,6 +44,7 @@ pub struct Auth {
     places: Semaphore,
     /// MiB that those being checked have left.
     memory: Arc<Semaphore>,
+    spare: Arc<Spare>,
     /// The least that each of them counts for, so that there are not more of them than cores.
     least: u32,
     proofs: Arc<Proofs>,
@@ -158,6 +160,7 @@ impl Auth {
             rules: RwLock::new(Arc::new(rules)),
             places: Semaphore::new(MAX_WAITING),
             memory: Arc::new(Semaphore::new(MEMORY as usize)),
+            spare: Arc::default(),
             least: MEMORY.div_ceil(cores.min(MOST_AT_ONCE)),
             proofs: Proofs::new(),
         }
@@ -260,17 +263,18 @@ impl Auth {
             return Ok(Checked::Right(Some(presence)));
         }
         let _place = self.places.try_acquire().map_err(|_| busy(many))?;
+        let waiting = self.spare.wait();
         let memory = hash.memory().clamp(self.least, MEMORY);
         let memory = self.memory.clone().acquire_many_owned(memory).await.map_err(|_| busy(many))?;
         // Many clients may share a user: the first was checked while the others waited.
         if let Some(presence) = find() {
             return Ok(Checked::Right(Some(presence)));
         }
-        let (checking, password) = (hash.clone(), password.clone());
+        let (checking, password, spare) = (hash.clone(), password.clone(), self.spare.clone());
         let checked = spawn_blocking(move || {
             // Held to the end, also when nobody waits for it any more.
             let _memory = memory;
-            checking.matches(&password)
+            checking.matches(&password, waiting, &spare)
         });
         match checked.await {
             Ok(Ok(true)) => {

@@ -9,7 +9,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use sha2::{Digest, Sha512};
 use subtle::ConstantTimeEq;
 
-use super::memory::{self, NoMemory};
+use super::memory::{NoMemory, Spare, Waiting};
 
 /// One user's hash. Neither salt nor digest are shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Hash {
     ///
     /// # Errors
     /// There is no such memory.
-    pub fn matches(&self, password: &[u8]) -> Result<bool, NoMemory> {
+    pub fn matches(&self, password: &[u8], waiting: Waiting, spare: &Spare) -> Result<bool, NoMemory> {
         let mut found = vec![0; self.digest.len()];
         match self.method {
             Method::Sha512 => {
@@ -116,9 +116,10 @@ impl Hash {
             }
             Method::Argon2id { kib, passes, lanes } => {
                 let Ok(params) = Params::new(kib, passes, lanes, Some(found.len())) else { return Ok(false) };
-                let mut blocks = memory::blocks(params.block_count())?;
+                let mut blocks = waiting.take(params.block_count())?;
                 let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
                 let hashed = argon2.hash_password_into_with_memory(password, &self.salt, &mut found, &mut blocks[..]);
+                spare.give(blocks);
                 if hashed.is_err() {
                     return Ok(false);
                 }
@@ -187,11 +188,18 @@ fn decode(text: &str) -> Result<Box<[u8]>, HashError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     /// Made with mosquitto_passwd of mosquitto 2.0 for the password `test`.
     const SHA512: &str =
         "$6$njERlZMi/7DzNB9E$iiavfuXvUm8iyDZArTy7smTxh07GXXOrOsqxfW6gkOYVXHGk+W+i/8d3xDxrMwEPygEBhoA8A/gjQC0N2M4Lkw==";
+
+    fn matches(hash: &Hash, password: &[u8]) -> Result<bool, NoMemory> {
+        let spare = Arc::new(Spare::default());
+        hash.matches(password, spare.wait(), &spare)
+    }
 
     fn argon2id_line(params: Params, salt: &[u8], password: &[u8]) -> String {
         let (kib, passes, lanes) = (params.m_cost(), params.t_cost(), params.p_cost());
@@ -216,9 +224,9 @@ mod tests {
         let argon2id = argon2id_line(Params::new(64, 1, 2, None).unwrap(), &[9; 64], b"test");
         for line in [SHA512, &pbkdf2, &argon2id] {
             let hash = Hash::parse(line).unwrap();
-            assert_eq!(hash.matches(b"test"), Ok(true), "{line}");
+            assert_eq!(matches(&hash, b"test"), Ok(true), "{line}");
             for wrong in [&b"Test"[..], b"", b"tes", b"test "] {
-                assert_eq!(hash.matches(wrong), Ok(false), "{line}");
+                assert_eq!(matches(&hash, wrong), Ok(false), "{line}");
             }
         }
     }
@@ -229,7 +237,7 @@ mod tests {
         assert_ne!(one, two);
         assert!(one.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{one}");
         let hash = Hash::parse(&one).unwrap();
-        assert_eq!((hash.matches(b"hunter2"), hash.memory()), (Ok(true), 19));
+        assert_eq!((matches(&hash, b"hunter2"), hash.memory()), (Ok(true), 19));
     }
 
     #[test]
