@@ -21,6 +21,7 @@ use auth::{Auth, FileError, Rules};
 use bus::{Bus, BusError, BusSettings};
 use figures::Figures;
 use listener::Listener;
+pub use listener::is_only_v6;
 use local::{LocalClient, LocalLimits};
 use sessions::{Sessions, Stage};
 use share::Groups;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Loaded};
+use crate::broker::{self, auth::FileError};
+use crate::config::{self, ConfigErrors, Loaded};
 
 pub mod check;
 mod client;
@@ -68,9 +69,18 @@ enum Command {
     Reload(reload::Args),
 }
 
-/// Loads the configuration, or tells on stderr what is wrong with it; warnings go there too.
+/// Loads the configuration to run with it, or tells on stderr what is wrong with it; warnings go there too.
 fn load_config(path: Option<&Path>) -> Result<Loaded, ExitCode> {
-    let loaded = config::load_or_default(path).map_err(|errors| {
+    told(config::load_or_default(path))
+}
+
+/// Loads the configuration to look at it, which may be that of a service with credentials of its own.
+fn inspect_config(path: Option<&Path>) -> Result<Loaded, ExitCode> {
+    told(config::inspect(path))
+}
+
+fn told(loaded: Result<Loaded, ConfigErrors>) -> Result<Loaded, ExitCode> {
+    let loaded = loaded.map_err(|errors| {
         output::complain(errors);
         ExitCode::from(exit::CONFIG)
     })?;
@@ -78,6 +88,11 @@ fn load_config(path: Option<&Path>) -> Result<Loaded, ExitCode> {
         output::complain(warning);
     }
     Ok(loaded)
+}
+
+/// What is wrong with the password and ACL files, but for one that only the service is given.
+fn access_errors(settings: &config::Broker) -> impl Iterator<Item = FileError> + use<> {
+    broker::access_errors(settings).filter(|error| !config::is_credential_of_service(error.path()))
 }
 
 /// The commands and their options, for man pages and completions.

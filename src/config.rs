@@ -121,9 +121,36 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
 pub fn load_or_default(path: Option<&Path>) -> Result<Loaded, ConfigErrors> {
     match path {
         Some(path) => load(path),
-        None if Path::new(DEFAULT_PATH).try_exists().is_ok_and(|exists| !exists) => Ok(Loaded::default()),
+        None if has_no_default() => Ok(Loaded::default()),
         None => load(Path::new(DEFAULT_PATH)),
     }
+}
+
+/// As [`load_or_default`], for somebody who looks at the configuration of a service from outside: the credentials that
+/// only the service is given (`LoadCredential=`, systemd.exec(5)) are not read, and each is named by a
+/// [`Severity::Note`] among the warnings. For such a configuration what is loaded is not for running.
+///
+/// # Errors
+/// As [`load`].
+pub fn inspect(path: Option<&Path>) -> Result<Loaded, ConfigErrors> {
+    let read = |path: &Path| {
+        let (sources, files) = files::read(path)?;
+        check(sources, files, Environment::of_onlooker())
+    };
+    match path {
+        Some(path) => read(path),
+        None if has_no_default() => Ok(Loaded::default()),
+        None => read(Path::new(DEFAULT_PATH)),
+    }
+}
+
+/// Whether `path`, which cannot be read here, is that of a credential that only the service is given.
+pub fn is_credential_of_service(path: &Path) -> bool {
+    Environment::of_onlooker().is_kept_from(path)
+}
+
+fn has_no_default() -> bool {
+    Path::new(DEFAULT_PATH).try_exists().is_ok_and(|exists| !exists)
 }
 
 /// Reads `text` as if it stood in `file`; relative paths in it are relative to `base`.

@@ -55,7 +55,7 @@ pub enum LogError {
         cause: tracing_subscriber::filter::ParseError,
     },
     /// `format = "journald"`, and no journal takes messages.
-    #[error("cannot reach journald: {0}\nhint: with [log] format = \"auto\" it is used only where it is there")]
+    #[error("cannot reach journald: {0}\nhint: format = \"auto\" in [log] uses it only where it is there")]
     Journald(io::Error),
     /// The system gives no thread.
     #[error("cannot start the thread that writes the log: {0}")]

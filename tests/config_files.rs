@@ -230,3 +230,56 @@ fn a_key_that_is_a_secret_is_not_printed_and_found_again() {
         assert_eq!(check(given), printed);
     }
 }
+
+/// As in README.Debian: `sudo gatepost check` is not given what the service is.
+#[test]
+fn what_only_the_service_is_given_is_not_checked_from_outside() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gatepost.toml");
+    let gatepost = |command: &str, credentials: Option<&Path>| {
+        let mut gatepost = Command::new(env!("CARGO_BIN_EXE_gatepost"));
+        gatepost.args([command, "-c", file.to_str().unwrap()]).env_remove("CREDENTIALS_DIRECTORY");
+        let output = gatepost.envs(credentials.map(|folder| ("CREDENTIALS_DIRECTORY", folder))).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let write = |cert: &str, more: &str| {
+        let tls = format!("tls = {{ cert = {cert:?}, key = {{ credential = \"key.pem\" }}{more} }}");
+        let text = "[broker]\nallow_anonymous = true\n[gateway]\nstate_dir = \"state\"\n[[broker.listener]]\n";
+        fs::write(&file, format!("{text}address = \"127.0.0.1:0\"\n{tls}\n")).unwrap();
+    };
+    let (given, own) =
+        ("/run/credentials/no-such.service/cert.pem", fs::canonicalize("tests/tls/localhost.pem").unwrap());
+    let own = own.to_str().unwrap();
+    for (cert, notes) in [(given, 2), (own, 1)] {
+        write(cert, "");
+        let (code, text) = gatepost("check", None);
+        assert_eq!((code, text.matches("not checked here").count()), (0, notes), "{text}");
+        assert!(text.contains("note: the credential is not checked here") && text.contains("ok: 0 devices"), "{text}");
+        // To run without it is another matter.
+        let (code, text) = gatepost("run", None);
+        assert!(code == 78 && text.contains("no credential `key.pem`: $CREDENTIALS_DIRECTORY is not set"), "{text}");
+        // Who is given credentials checks them.
+        let (code, text) = gatepost("check", Some(directory.path()));
+        assert!(code == 78 && text.contains("key.pem: No such file"), "{text}");
+        let (_, text) = gatepost("doctor", None);
+        let said = "ok: configuration: the credential is not checked here: only the service is given it";
+        assert!(text.contains(said) && !text.contains("is refused"), "{text}");
+    }
+    // What can be read is checked.
+    write("gatepost.toml", "");
+    let (code, text) = gatepost("check", None);
+    assert!(code == 78 && text.contains("no certificate in PEM"), "{text}");
+    write(own, ", client_ca = \"gatepost.toml\"");
+    let (code, text) = gatepost("check", None);
+    assert!(code == 78 && text.contains("broker.listener[0].tls.client_ca"), "{text}");
+    write("/run/no-such/cert.pem", "");
+    assert_eq!(gatepost("check", None).0, 78, "that is no credential's place");
+    fs::write(&file, "[broker]\npassword_file = \"/run/credentials/no-such.service/passwd\"\n").unwrap();
+    let (code, text) = gatepost("check", None);
+    assert!(code == 0 && text.contains("note: this file is not checked here"), "{text}");
+    assert_eq!(gatepost("run", None).0, 78);
+    fs::copy("tests/tls/elsewhere.key", directory.path().join("key.pem")).unwrap();
+    write(own, "");
+    let (code, text) = gatepost("check", Some(directory.path()));
+    assert!(code == 78 && text.contains("this is not the key of the certificate"), "{text}");
+}

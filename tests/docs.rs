@@ -79,6 +79,37 @@ fn every_configuration_is_right() {
     assert!(count >= 10, "only {count} configurations");
 }
 
+/// The paragraphs of README.Debian that are indented; those in TOML begin with a table of ours.
+fn debian_examples() -> Vec<String> {
+    let text = fs::read_to_string("debian/gatepost.README.Debian").unwrap();
+    let paragraphs = text.split("\n\n").filter(|paragraph| paragraph.lines().all(|line| line.starts_with("    ")));
+    let unindented = |paragraph: &str| paragraph.lines().map(|line| format!("{}\n", &line[4..])).collect();
+    paragraphs.map(unindented).collect()
+}
+
+/// As `sudo gatepost check` reads them, which has no credentials.
+#[test]
+fn every_configuration_for_debian_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    let mut examples = debian_examples();
+    examples.retain(|text| text.starts_with("[[") || text.starts_with("[broker"));
+    let with_credential = |text: &String| text.starts_with("[broker]");
+    // That one is in three paragraphs.
+    let at = examples.iter().position(with_credential).unwrap();
+    examples.push(examples[at..at + 3].concat());
+    for text in &examples {
+        let file = folder.path().join("gatepost.toml");
+        fs::write(&file, text.replace("/etc/gatepost/passwd", "passwd")).unwrap();
+        fs::write(folder.path().join("passwd"), "").unwrap();
+        if let Err(errors) = config::inspect(Some(&file)) {
+            panic!("{text}{errors}");
+        }
+        count += 1;
+    }
+    assert!(count >= 5, "only {count} configurations");
+}
+
 #[test]
 fn every_command_and_option_is_there() {
     let mut command = cli::command();
@@ -91,6 +122,9 @@ fn every_command_and_option_is_there() {
                 count += line.split("gatepost ").skip(1).filter(|rest| check(&command, rest, &place)).count();
             }
         }
+    }
+    for line in debian_examples().iter().flat_map(|text| text.lines()) {
+        count += line.split("gatepost ").skip(1).filter(|rest| check(&command, rest, line)).count();
     }
     assert!(count >= 20, "only {count} commands");
 }
@@ -159,4 +193,58 @@ fn every_key_in_the_tables_is_known() {
         }
         assert!(count >= 8, "{}: only {count} keys in its tables", document.display());
     }
+}
+
+/// What is between quotes in the code of a source file, without its tests.
+fn strings(text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]").next().unwrap();
+    let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let literal = regex::Regex::new(r#""((?:[^"\\]|\\.|\\\n)*)""#).unwrap();
+    let gap = regex::Regex::new(r"\\\n\s*").unwrap();
+    let plain = |text: &str| gap.replace_all(text, "").replace("\\\"", "\"").replace("\\n", "\n").replace("\\\\", "\\");
+    literal.captures_iter(&code.join("\n").replace("'\"'", "' '")).map(|found| plain(&found[1])).collect()
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let (folders, files): (Vec<_>, Vec<_>) = entries.into_iter().partition(|path| path.is_dir());
+    let is_code =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs");
+    files.into_iter().filter(is_code).chain(folders.iter().flat_map(|folder| sources(folder))).collect()
+}
+
+/// Hints and advice are pasted: a `key = value` in them is TOML and a key of ours, and no table's header stands on a line
+/// with a key.
+#[test]
+fn what_messages_say_to_write_is_toml() {
+    let shipped = fs::read_to_string("config/gatepost.toml").unwrap();
+    let words: Vec<&str> = shipped.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
+    let pair =
+        regex::Regex::new(r#"(?:^|[^-.\w$])([a-z_]+) += +("[^"]*"|true\b|false\b|[0-9]+\b|\{ [^{}]* \}|\[[^\[\]]*\])"#)
+            .unwrap();
+    let on_one_line = regex::Regex::new(r"\[[a-z_.{}]+\]\]? +[a-z_]+ = ").unwrap();
+    let (mut count, mut wrong) = (0, Vec::new());
+    for file in sources(Path::new("src")) {
+        for text in strings(&fs::read_to_string(&file).unwrap()) {
+            // In a format string braces are doubled, and what is in single ones is something else each time.
+            let text = text.replace("{{", "{").replace("}}", "}");
+            let place = format!("{}: {text}", file.display());
+            if on_one_line.is_match(&text) {
+                wrong.push(format!("a table and its key on one line in {place}"));
+            }
+            for found in pair.captures_iter(&text) {
+                let (key, value) = (&found[1], &found[2]);
+                if value.contains('…') {
+                    continue;
+                }
+                count += 1;
+                let is_toml = toml::from_str::<toml::Table>(&format!("{key} = {value}")).is_ok();
+                if !is_toml || !words.contains(&key) {
+                    wrong.push(format!("{key} = {value} in {place}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(count >= 20, "only {count} values");
 }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -13,18 +14,27 @@ use tokio::task::spawn_blocking;
 use super::acl::{Acl, Rights};
 use super::packet::{PacketError, Reason};
 pub use file::{Fault, FileError};
+use memory::Spare;
 use password::Hash;
+pub use proofs::Presence;
+use proofs::Proofs;
 use users::Users;
 
 mod file;
+mod memory;
 pub mod password;
+mod proofs;
 pub mod users;
 
 /// Passwords that may wait to be checked; above it clients are told that the server is busy.
 const MAX_WAITING: usize = 256;
 
-/// Passwords checked at once, where there are so many cores: each may take 64 MiB.
-const MOST_AT_ONCE: usize = 4;
+/// Passwords checked at once, where there are so many cores.
+const MOST_AT_ONCE: u32 = 4;
+
+/// MiB that all passwords being checked may take together: four of our own hashes (19 MiB each), two of mosquitto's (46),
+/// one of the costliest that is accepted (64).
+const MEMORY: u32 = 96;
 
 /// What holds now, and the passwords that are being checked.
 #[derive(Debug)]
@@ -32,8 +42,12 @@ pub struct Auth {
     rules: RwLock<Arc<Rules>>,
     /// Passwords being checked or waiting for it.
     places: Semaphore,
-    /// Passwords being checked.
-    checks: Arc<Semaphore>,
+    /// MiB that those being checked have left.
+    memory: Arc<Semaphore>,
+    spare: Arc<Spare>,
+    /// The least that each of them counts for, so that there are not more of them than cores.
+    least: u32,
+    proofs: Arc<Proofs>,
 }
 
 /// Where the rules stand.
@@ -82,6 +96,14 @@ enum Proof {
     Certificate,
     /// Its password, checked against this hash.
     Password(Arc<Hash>),
+}
+
+/// What became of a password.
+enum Checked {
+    /// It is not the user's.
+    Wrong,
+    /// It is. `None`: that is not kept.
+    Right(Option<Presence>),
 }
 
 impl Files {
@@ -133,11 +155,14 @@ impl Rules {
 impl Auth {
     /// With `rules` in force.
     pub fn new(rules: Rules) -> Auth {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let cores = thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
         Auth {
             rules: RwLock::new(Arc::new(rules)),
             places: Semaphore::new(MAX_WAITING),
-            checks: Arc::new(Semaphore::new(cores.min(MOST_AT_ONCE))),
+            memory: Arc::new(Semaphore::new(MEMORY as usize)),
+            spare: Arc::default(),
+            least: MEMORY.div_ceil(cores.min(MOST_AT_ONCE)),
+            proofs: Proofs::new(),
         }
     }
 
@@ -153,20 +178,25 @@ impl Auth {
         if users.is_some() || acl_rules.is_some() {
             tracing::info!(users, acl_rules, "reloaded who may do what");
         }
+        self.proofs.retain(rules.users.as_deref());
         *self.rules.write() = Arc::new(rules);
     }
 
-    /// Decides who the client is. The error's text says which setting stands in the way.
-    pub async fn login(&self, shown: Credentials<'_>) -> Result<Login, PacketError> {
+    /// Decides who the client is; the presence is to be dropped when its connection ends. The error's text says which
+    /// setting stands in the way.
+    pub async fn login(&self, shown: Credentials<'_>) -> Result<(Login, Option<Presence>), PacketError> {
         let refuse = |what| Err(PacketError { reason: Reason::NOT_AUTHORIZED, what });
+        let unproved = |user: Option<&str>| Ok((Login::of(user.map(Arc::from)), None));
         if let Some(identity) = shown.identity {
-            return Ok(Login { user: Some(identity.into()), proof: Proof::Certificate });
+            return Ok((Login { user: Some(identity.into()), proof: Proof::Certificate }, None));
         }
         let users = self.rules().users.clone();
-        match (shown.username, users) {
+        // An empty user name is none, whatever the password, as with mosquitto: clients that have a field for it send it
+        // empty.
+        match (shown.username.filter(|user| !user.is_empty()), users) {
             (Some(user), Some(users)) => self.check(user, shown.password, &users).await,
-            (Some(user), None) if shown.allow_anonymous => Ok(Login { user: Some(user.into()), proof: Proof::None }),
-            (None, _) if shown.allow_anonymous => Ok(Login::default()),
+            (Some(user), None) if shown.allow_anonymous => unproved(Some(user)),
+            (None, _) if shown.allow_anonymous => unproved(None),
             (Some(_), None) => refuse(
                 "there is no password_file to check the user name against, and allow_anonymous is false; hint: set \
                  password_file in [broker] (`gatepost passwd FILE USER` adds users), or allow_anonymous = true there or \
@@ -183,44 +213,78 @@ impl Auth {
         }
     }
 
-    async fn check(&self, user: &str, password: Option<&Bytes>, users: &Users) -> Result<Login, PacketError> {
+    async fn check(
+        &self,
+        user: &str,
+        password: Option<&Bytes>,
+        users: &Users,
+    ) -> Result<(Login, Option<Presence>), PacketError> {
         let refuse = |what| Err(PacketError { reason: Reason::NOT_AUTHORIZED, what });
         // An empty one is none, as with mosquitto.
-        let Some(password) = password.filter(|password| !password.is_empty()).cloned() else {
+        let Some(password) = password.filter(|password| !password.is_empty()) else {
             return refuse(
                 "the client sent a user name without a password; hint: with password_file each user needs one",
             );
         };
         let known = users.get(user);
-        let Some(hash) = known.or_else(|| users.decoy(user)).cloned() else {
+        let Some(hash) = known.or_else(|| users.decoy(user)) else {
             return refuse("there are no users in password_file; hint: `gatepost passwd FILE USER` adds one");
         };
-        let matches = self.matches(hash.clone(), password).await?;
-        match known {
-            Some(_) if matches => Ok(Login { user: Some(user.into()), proof: Proof::Password(hash) }),
-            Some(_) => refuse(
+        let user = known.map(|_| Arc::from(user)).ok_or(user);
+        match (self.matches(&user, hash, password).await?, user) {
+            (Checked::Right(presence), Ok(user)) => {
+                Ok((Login { user: Some(user), proof: Proof::Password(hash.clone()) }, presence))
+            }
+            (Checked::Wrong, Ok(_)) => refuse(
                 "the password is not the one in password_file; hint: `gatepost passwd FILE USER` sets it, SIGHUP makes \
                  the gateway read the file again",
             ),
-            None => refuse(
+            (_, Err(_)) => refuse(
                 "the user is not in password_file; hint: `gatepost passwd FILE USER` adds it, SIGHUP makes the gateway \
                  read the file again",
             ),
         }
     }
 
-    /// [`Hash::matches`] on another thread.
-    async fn matches(&self, hash: Arc<Hash>, password: Bytes) -> Result<bool, PacketError> {
-        let busy =
-            PacketError { reason: Reason::SERVER_BUSY, what: "too many passwords wait to be checked at this moment" };
-        let _place = self.places.try_acquire().map_err(|_| busy)?;
-        let check = self.checks.clone().acquire_owned().await.map_err(|_| busy)?;
+    /// Whether `password` is the one of `hash`, from memory or by [`Hash::matches`] on another thread. Of a user that is
+    /// not there nothing is kept, and the time to check it is the same.
+    async fn matches(
+        &self,
+        user: &Result<Arc<str>, &str>,
+        hash: &Arc<Hash>,
+        password: &Bytes,
+    ) -> Result<Checked, PacketError> {
+        let busy = |what| PacketError { reason: Reason::SERVER_BUSY, what };
+        let many = "too many passwords wait to be checked at this moment";
+        let fingerprint = self.proofs.fingerprint(user.as_deref().unwrap_or_else(|user| user), password);
+        let known = user.as_ref().ok().zip(fingerprint);
+        let find = || known.and_then(|(user, print)| self.proofs.find(user, print, hash, Instant::now()));
+        if let Some(presence) = find() {
+            return Ok(Checked::Right(Some(presence)));
+        }
+        let _place = self.places.try_acquire().map_err(|_| busy(many))?;
+        let waiting = self.spare.wait();
+        let memory = hash.memory().clamp(self.least, MEMORY);
+        let memory = self.memory.clone().acquire_many_owned(memory).await.map_err(|_| busy(many))?;
+        // Many clients may share a user: the first was checked while the others waited.
+        if let Some(presence) = find() {
+            return Ok(Checked::Right(Some(presence)));
+        }
+        let (checking, password, spare) = (hash.clone(), password.clone(), self.spare.clone());
         let checked = spawn_blocking(move || {
             // Held to the end, also when nobody waits for it any more.
-            let _check = check;
-            hash.matches(&password)
+            let _memory = memory;
+            checking.matches(&password, waiting, &spare)
         });
-        Ok(checked.await.unwrap_or(false))
+        match checked.await {
+            Ok(Ok(true)) => {
+                let keep =
+                    |(user, print): (&Arc<str>, _)| self.proofs.keep(user.clone(), print, hash.clone(), Instant::now());
+                Ok(Checked::Right(known.map(keep)))
+            }
+            Ok(Ok(false)) | Err(_) => Ok(Checked::Wrong),
+            Ok(Err(_)) => Err(busy("the system has no memory to check the password")),
+        }
     }
 }
 
@@ -237,110 +301,4 @@ impl Login {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TEST: &str =
-        "$6$njERlZMi/7DzNB9E$iiavfuXvUm8iyDZArTy7smTxh07GXXOrOsqxfW6gkOYVXHGk+W+i/8d3xDxrMwEPygEBhoA8A/gjQC0N2M4Lkw==";
-
-    fn auth(users: Option<&str>) -> Auth {
-        let users = users.map(|text| Arc::new(Users::parse(text).unwrap()));
-        Auth::new(Rules { users, acl: None })
-    }
-
-    async fn login(auth: &Auth, user: Option<&str>, password: Option<&str>, anonymous: bool) -> Result<Login, Reason> {
-        let password = password.map(|text| Bytes::copy_from_slice(text.as_bytes()));
-        let (username, password) = (user, password.as_ref());
-        let shown = Credentials { identity: None, username, password, allow_anonymous: anonymous };
-        auth.login(shown).await.map_err(|error| error.reason)
-    }
-
-    #[tokio::test]
-    async fn who_gets_in() {
-        let (none, file) = (auth(None), auth(Some(&format!("ann:{TEST}"))));
-        let (ok, no) = (true, false);
-        // Password file, user name, password, allow_anonymous, accepted.
-        let table = [
-            (&none, None, None, true, ok),
-            (&none, None, None, false, no),
-            (&none, Some("ann"), Some("x"), true, ok),
-            (&none, Some("ann"), Some("x"), false, no),
-            (&file, None, None, true, ok),
-            (&file, None, Some("test"), true, ok),
-            (&file, None, None, false, no),
-            (&file, None, Some("test"), false, no),
-            (&file, Some("ann"), Some("test"), false, ok),
-            (&file, Some("ann"), Some("test"), true, ok),
-            (&file, Some("ann"), Some("Test"), true, no),
-            (&file, Some("ann"), Some(""), true, no),
-            (&file, Some("ann"), None, true, no),
-            (&file, Some("bob"), Some("test"), true, no),
-            (&file, Some(""), Some(""), true, no),
-            (&auth(Some("")), Some("ann"), Some("test"), true, no),
-        ];
-        for (auth, user, password, anonymous, accepted) in table {
-            let result = login(auth, user, password, anonymous).await;
-            let shown = (user, password, anonymous);
-            match result {
-                Ok(login) => assert!(accepted && login.user() == user, "{shown:?}"),
-                Err(reason) => assert!(!accepted && reason == Reason::NOT_AUTHORIZED, "{shown:?}"),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_certificate_says_who_it_is() {
-        let shown = Credentials { identity: Some("cn"), username: Some("ann"), password: None, allow_anonymous: false };
-        let login = auth(Some("")).login(shown).await.unwrap();
-        assert!(login.user() == Some("cn") && login.proof == Proof::Certificate);
-    }
-
-    #[tokio::test]
-    async fn passwords_beyond_the_bound_are_told_to_wait() {
-        let auth = auth(Some(&format!("ann:{TEST}")));
-        let all = auth.places.acquire_many(MAX_WAITING as u32).await.unwrap();
-        assert_eq!(login(&auth, Some("ann"), Some("test"), true).await, Err(Reason::SERVER_BUSY));
-        assert!(login(&auth, None, None, true).await.is_ok());
-        drop(all);
-        assert!(login(&auth, Some("ann"), Some("test"), true).await.is_ok());
-        assert_eq!((auth.places.available_permits(), auth.checks.available_permits() > 0), (MAX_WAITING, true));
-    }
-
-    /// Whether the answer needs a password to be checked.
-    async fn is_checked(auth: &Auth, user: &str, password: Option<&str>) -> bool {
-        let all = auth.checks.acquire_many(auth.checks.available_permits() as u32).await.unwrap();
-        let mut answer = std::pin::pin!(login(auth, Some(user), password, true));
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let pending = answer.as_mut().poll(&mut context).is_pending();
-        drop(all);
-        pending
-    }
-
-    #[tokio::test]
-    async fn how_long_it_takes_does_not_tell_who_is_there() {
-        let auth = auth(Some(&format!("ann:{TEST}")));
-        for user in ["ann", "bob", ""] {
-            assert!(is_checked(&auth, user, Some("x")).await && !is_checked(&auth, user, Some("")).await, "{user}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_login_lasts_as_long_as_the_line_it_was_proved_with() {
-        let before = auth(Some(&format!("ann:{TEST}\nbob:{TEST}")));
-        let ann = login(&before, Some("ann"), Some("test"), false).await.unwrap();
-        let rules = |text: &str| Rules { users: Some(Arc::new(Users::parse(text).unwrap())), acl: None };
-        assert_eq!(rules(&format!("# new\nann: {TEST}")).allow(&ann, false), Ok(()));
-        let changed = TEST.replace("njER", "NjER");
-        for text in [format!("bob:{TEST}"), format!("ann:{changed}"), String::new()] {
-            assert_eq!(rules(&text).allow(&ann, true).unwrap_err().reason, Reason::NOT_AUTHORIZED, "{text}");
-        }
-        assert_eq!(rules("").allow(&Login::default(), true), Ok(()));
-        assert!(rules("").allow(&Login::default(), false).is_err());
-        // A name that was only claimed has to be proved once there is a file, and one that was proved is one without.
-        let claimed = login(&auth(None), Some("ann"), None, true).await.unwrap();
-        assert!(rules(&format!("ann:{TEST}")).allow(&claimed, true).is_err());
-        let none = Rules::default();
-        assert_eq!((none.allow(&claimed, true), none.allow(&ann, true)), (Ok(()), Ok(())));
-        assert!(none.allow(&claimed, false).is_err() && none.allow(&ann, false).is_err());
-    }
-}
+mod tests;

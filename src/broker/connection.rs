@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 
 use super::admission::Terms;
-use super::auth::{Credentials, Login};
+use super::auth::{Credentials, Login, Presence};
 use super::listener::ListenerTerms;
 use super::packet::{Connack, Connect, ConnectError, Frame, PacketError, Reason, Recipient};
 use super::session::{Attach, close};
@@ -102,11 +102,12 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
         admitted = admit(&shared, &settings, &connect, shown) => admitted,
         () = shared.stop.cancelled() => return shared.stats.abandoned.increment(),
     };
-    let (terms, login) = match admitted {
+    let (terms, (login, presence)) = match admitted {
         Ok(admitted) => admitted,
         Err(error) => return refuse(&shared, stream, Refusal::of(&connect, &peer, error)).await,
     };
-    let attach = Box::new(Attach { stream, peer, input, connect, terms, login, entrance: listener, settings, permits });
+    let attach = Attach { stream, peer, input, connect, terms, login, presence, entrance: listener, settings, permits };
+    let attach = Box::new(attach);
     if let Err((reason, attach)) = shared.sessions.attach(&shared, attach) {
         let error = PacketError { reason, what: "the session cannot be had now" };
         let Attach { stream, peer, connect, .. } = *attach;
@@ -120,7 +121,7 @@ async fn admit(
     settings: &config::Broker,
     connect: &Connect,
     shown: Credentials<'_>,
-) -> Result<(Terms, Login), PacketError> {
+) -> Result<(Terms, (Login, Option<Presence>)), PacketError> {
     let terms = admission::admit(connect, settings)?;
     Ok((terms, shared.auth.login(shown).await?))
 }

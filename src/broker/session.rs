@@ -17,7 +17,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::Shared;
 use super::acl::Rights;
 use super::admission::Terms;
-use super::auth::Login;
+use super::auth::{Login, Presence};
 use super::bus::{BusError, TryPublishError};
 use super::inflight::Inflight;
 use super::lane::LaneSet;
@@ -80,6 +80,8 @@ pub struct Attach {
     pub terms: Terms,
     /// Who the client is.
     pub login: Login,
+    /// That it is here, if its password was checked.
+    pub presence: Option<Presence>,
     /// What it came in by.
     pub entrance: Arc<ListenerTerms>,
     /// What was in force when it was let in.

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::{exit, output};
-use crate::broker;
 use crate::config::{self, Loaded};
 
 /// Check a configuration: nothing is opened, nothing is started.
@@ -13,6 +12,8 @@ use crate::config::{self, Loaded};
   gatepost check                      check /etc/gatepost/gatepost.toml and conf.d/*.toml beside it
   gatepost check -c gatepost.toml     check this file
   gatepost check --print              show what is in effect, defaults included
+
+Credentials that only a service is given (LoadCredential=) are named as not checked here.
 
 Exit codes: 0; 78 the configuration is wrong, and every error is shown.")]
 pub struct Args {
@@ -26,11 +27,11 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    let loaded = match super::load_config(args.config.as_deref()) {
+    let loaded = match super::inspect_config(args.config.as_deref()) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let mut errors = broker::access_errors(&loaded.config.broker).peekable();
+    let mut errors = super::access_errors(&loaded.config.broker).peekable();
     if errors.peek().is_some() {
         errors.for_each(|error| output::complain(format_args!("error: {error}")));
         return ExitCode::from(exit::CONFIG);

@@ -12,10 +12,12 @@ use super::{exit, output};
 use crate::config::{self, Device, Diagnostic, Loaded, SerialPort, Transport};
 use crate::transport::serial;
 
+mod answer;
 mod broker;
 mod console;
 mod finding;
 mod host;
+mod listener;
 mod machine;
 mod modem_manager;
 mod port;
@@ -98,7 +100,7 @@ fn examine(machine: &Machine, args: &Args) -> Vec<Finding> {
     // Before 1970 is before any other limit.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let mut findings = vec![host::clock(machine, now)];
-    let loaded = match config::load_or_default(args.config.as_deref()) {
+    let loaded = match config::inspect(args.config.as_deref()) {
         Ok(loaded) => loaded,
         Err(errors) => {
             let file = args.config.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH)).display();
@@ -111,7 +113,7 @@ fn examine(machine: &Machine, args: &Args) -> Vec<Finding> {
         }
     };
     findings.push(configuration(&loaded));
-    findings.extend(loaded.warnings.iter().map(warning));
+    findings.extend(loaded.warnings.iter().map(|diagnostic| noticed(machine, diagnostic)));
     for device in loaded.config.devices.values() {
         if let Transport::Serial(serial) = &device.transport {
             findings.extend(examine_device(machine, args, device, serial));
@@ -127,21 +129,22 @@ fn examine(machine: &Machine, args: &Args) -> Vec<Finding> {
     findings
 }
 
-/// What only the service may read, or only it is given, is no fault of the configuration.
+/// What only the service may read is no fault of the configuration.
 fn as_the_service_reads(machine: &Machine, finding: Finding) -> Finding {
-    const CREDENTIALS: &str = "/run/credentials/gatepost.service";
-    if machine.service.is_none() {
-        return finding;
-    }
-    let is_root = rustix::process::geteuid().is_root();
-    if finding.why.contains("CREDENTIALS_DIRECTORY") && (!is_root || Path::new(CREDENTIALS).exists()) {
-        return finding
-            .fix(format!("sudo CREDENTIALS_DIRECTORY={CREDENTIALS} gatepost doctor    # as the service has them"));
-    }
-    if is_root {
+    if machine.service.is_none() || rustix::process::geteuid().is_root() {
         finding
     } else {
         finding.fix("sudo gatepost doctor    # if it is only that this user may not read it")
+    }
+}
+
+/// Where to add listeners beside `config_file`: a drop-in takes a table that the file has too. Without the file drop-ins
+/// are not read.
+fn drop_in(config_file: &Path) -> PathBuf {
+    if config_file.exists() {
+        config_file.with_file_name("conf.d").join("listener.toml")
+    } else {
+        config_file.to_owned()
     }
 }
 
@@ -168,14 +171,26 @@ fn configuration(loaded: &Loaded) -> Finding {
     finding
 }
 
-fn warning(diagnostic: &Diagnostic) -> Finding {
+/// What was noticed while the configuration was read.
+fn noticed(machine: &Machine, diagnostic: &Diagnostic) -> Finding {
+    const CREDENTIALS: &str = "/run/credentials/gatepost.service";
     let place = diagnostic
         .excerpt
         .as_ref()
         .map_or(diagnostic.file.clone(), |excerpt| format!("{}:{}:{}", diagnostic.file, excerpt.line, excerpt.column));
-    let finding =
-        Finding::warning("configuration", diagnostic.message.clone()).why(format!("{place}: {}", diagnostic.key));
-    finding.fix(diagnostic.hint.clone().unwrap_or_else(|| format!("gatepost check -c {}", diagnostic.file)))
+    let why = format!("{place}: {}", diagnostic.key);
+    if diagnostic.severity != config::Severity::Note {
+        let finding = Finding::warning("configuration", diagnostic.message.clone()).why(why);
+        return finding
+            .fix(diagnostic.hint.clone().unwrap_or_else(|| format!("gatepost check -c {}", diagnostic.file)));
+    }
+    let finding = Finding::fine("configuration", diagnostic.message.clone()).why(why);
+    // While the service runs, root may read them.
+    if machine.service.is_some() && machine.exists(CREDENTIALS.trim_start_matches('/')) {
+        finding.fix(format!("sudo CREDENTIALS_DIRECTORY={CREDENTIALS} gatepost doctor    # as the service has them"))
+    } else {
+        finding
+    }
 }
 
 fn examine_device(machine: &Machine, args: &Args, device: &Device, serial: &config::Serial) -> Vec<Finding> {

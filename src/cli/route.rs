@@ -46,7 +46,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    let loaded = match super::load_config(args.config.as_deref()) {
+    let loaded = match super::inspect_config(args.config.as_deref()) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };

@@ -24,6 +24,10 @@ pub(super) fn password_file(value: &Value<'_>) -> Option<PathBuf> {
 /// The path of a file that can be opened. What stands in it is not looked at here.
 pub(super) fn file(value: &Value<'_>) -> Option<PathBuf> {
     let path = value.path()?;
+    if value.context.environment.is_kept_from(&path) {
+        value.note_if(true, "this file");
+        return Some(path);
+    }
     // To open a pipe might wait for ever.
     let opened =
         path.metadata().and_then(|found| if found.is_file() { File::open(&path)?.metadata() } else { Ok(found) });

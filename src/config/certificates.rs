@@ -69,6 +69,29 @@ impl ServerTls {
         Ok(Arc::new(config))
     }
 
+    /// As [`ServerTls::server_config`], as far as it can be known where some files are `withheld`.
+    pub(super) fn check(&self, withheld: impl Fn(&Path) -> bool) -> Result<(), TlsError> {
+        let no_cert = withheld(&self.cert);
+        let no_key = match &self.key {
+            PrivateKey::File(file) => withheld(file),
+            PrivateKey::Secret(secret) => secret.is_withheld(),
+        };
+        let no_ca = self.client_ca.as_deref().is_some_and(withheld);
+        if !(no_cert || no_key || no_ca) {
+            return self.server_config().map(drop);
+        }
+        if !no_cert {
+            certificates(&read(&self.cert, Part::Cert)?, &self.cert, Part::Cert)?;
+        }
+        if !no_key {
+            self.read_key()?;
+        }
+        match self.client_ca.as_deref().filter(|_| !no_ca) {
+            Some(file) => client_verifier(file).map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn read_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
         let bytes;
         let (pem, place) = match &self.key {

@@ -64,6 +64,8 @@ pub enum Severity {
     Error,
     /// It works, but probably not as meant.
     Warning,
+    /// Nothing is known against it: what it names cannot be looked at from here.
+    Note,
 }
 
 impl fmt::Display for Diagnostic {
@@ -71,6 +73,7 @@ impl fmt::Display for Diagnostic {
         let severity = match self.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
+            Severity::Note => "note",
         };
         writeln!(f, "{severity}: {}", self.message)?;
         let line = self.excerpt.as_ref().map_or(String::new(), |excerpt| excerpt.line.to_string());
@@ -151,6 +154,11 @@ impl Report {
 
     pub(super) fn warning(mut self) -> Report {
         self.severity = Severity::Warning;
+        self
+    }
+
+    pub(super) fn noted(mut self) -> Report {
+        self.severity = Severity::Note;
         self
     }
 

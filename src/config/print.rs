@@ -259,7 +259,7 @@ fn secret(secret: &Secret) -> String {
     match secret.source() {
         Source::Inline => quote(&secret.to_string()),
         Source::File(file) => inline(&[("file", path(file))]),
-        Source::Credential(name) => inline(&[("credential", quote(name))]),
+        Source::Credential(name) | Source::Withheld(name) => inline(&[("credential", quote(name))]),
         Source::Variable(name) => inline(&[("env", quote(name))]),
     }
 }

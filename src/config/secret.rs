@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::environment::Environment;
+use super::environment::{CREDENTIALS_DIRECTORY, Environment};
 
 /// A password, token or key. Never shown: `Debug` and `Display` print `***`. Two are the same if their text is, wherever
 /// it came from.
@@ -22,6 +22,8 @@ pub(super) enum Source {
     File(PathBuf),
     /// `{ credential = … }`
     Credential(String),
+    /// `{ credential = … }`, which only the service can read.
+    Withheld(String),
     /// `{ env = … }`
     Variable(String),
 }
@@ -43,6 +45,11 @@ impl Secret {
         &self.source
     }
 
+    /// Whether it is not here: only the service is given it.
+    pub(super) fn is_withheld(&self) -> bool {
+        matches!(self.source, Source::Withheld(_))
+    }
+
     /// The secret itself, to be handed to where it is needed and to nothing that prints.
     pub fn reveal(&self) -> &str {
         &self.text
@@ -61,8 +68,11 @@ impl Secret {
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
             return Err(format!("`{name}` is not the name of a credential"));
         }
+        if environment.has_no_credentials() {
+            return Ok(Secret::new("").from(Source::Withheld(name.to_owned())));
+        }
         let directory = environment
-            .variable("CREDENTIALS_DIRECTORY")
+            .variable(CREDENTIALS_DIRECTORY)
             .ok_or_else(|| format!("no credential `{name}`: $CREDENTIALS_DIRECTORY is not set"))?;
         let secret = Secret::from_file(&Path::new(&directory).join(name))?;
         Ok(secret.from(Source::Credential(name.to_owned())))

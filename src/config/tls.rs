@@ -1,6 +1,6 @@
 //! `tls = {…}`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::certificates::{Part, TlsError};
 use super::error::Fault;
@@ -58,7 +58,13 @@ impl ServerTls {
         }
         table.finish();
         let tls = ServerTls { cert: cert?, key: private?, client_ca, identity };
-        if let Err(TlsError { part, what, hint }) = tls.server_config() {
+        let is_kept = |path: &Path| value.context.environment.is_kept_from(path);
+        for (named, path) in
+            [(&cert_value, Some(&tls.cert)), (&key_value, tls.key.file()), (&ca_value, tls.client_ca.as_ref())]
+        {
+            named.iter().for_each(|named| named.note_if(path.is_some_and(|path| is_kept(path)), "this file"));
+        }
+        if let Err(TlsError { part, what, hint }) = tls.check(is_kept) {
             let at = match part {
                 Part::Cert => cert_value,
                 Part::Key => key_value,
@@ -69,6 +75,16 @@ impl ServerTls {
             return None;
         }
         Some(tls)
+    }
+}
+
+impl PrivateKey {
+    /// Its file, if it is in one.
+    pub(super) fn file(&self) -> Option<&PathBuf> {
+        match self {
+            PrivateKey::File(path) => Some(path),
+            PrivateKey::Secret(_) => None,
+        }
     }
 }
 

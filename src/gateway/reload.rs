@@ -246,6 +246,8 @@ fn log_diagnostic(diagnostic: &Diagnostic) {
     match severity {
         config::Severity::Error => tracing::error!(place, key, hint, "{message}"),
         config::Severity::Warning => tracing::warn!(place, key, hint, "{message}"),
+        // Only an onlooker has these.
+        config::Severity::Note => tracing::debug!(place, key, hint, "{message}"),
     }
 }
 

@@ -53,10 +53,15 @@ impl Probe {
         if !isatty(&port) {
             return Err(of(Errno::NOTTY));
         }
-        flock(&port, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
-            Errno::WOULDBLOCK => SerialError::busy(path),
-            errno => of(errno),
-        })?;
+        match flock(&port, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                // Or this process would be counted among those who have the port.
+                drop(port);
+                return Err(SerialError::busy(path));
+            }
+            Err(errno) => return Err(of(errno)),
+        }
         ioctl_tiocexcl(&port).map_err(of)?;
         let before = tcgetattr(&port).map_err(of)?;
         // NONBLOCK was for opening without a carrier; from here on reads wait as VTIME says.

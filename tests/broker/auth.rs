@@ -67,14 +67,39 @@ async fn a_user_needs_the_password_of_the_file() {
         for (connect, denied) in versions("c").into_iter().zip([5, 0x87]) {
             let as_user = |user, password| connect.clone().user(user, password);
             assert_eq!(refusal(&broker, as_user("ann", "test")).await, 0);
-            for (user, password) in [("ann", "Test"), ("ann", ""), ("bob", "test"), ("", "test"), ("empty", "")] {
+            for (user, password) in [("ann", "Test"), ("ann", ""), ("bob", "test"), ("empty", "")] {
                 assert_eq!(refusal(&broker, as_user(user, password)).await, denied, "{user} {password}");
             }
             let no_password = Connect { username: Some("ann"), ..connect.clone() };
             assert_eq!(refusal(&broker, no_password).await, denied);
             assert_eq!(refusal(&broker, connect.clone()).await, if allow_anonymous { 0 } else { denied });
         }
-        assert_eq!(broker.stats().refused.get(), if allow_anonymous { 12 } else { 14 });
+        assert_eq!(broker.stats().refused.get(), if allow_anonymous { 10 } else { 12 });
+    }
+}
+
+/// As with mosquitto 2.0.11, which was asked: the flag of the user name counts for nothing, nor does the password.
+#[tokio::test]
+async fn an_empty_user_name_is_none() {
+    let files = Files::new(&format!("ann:{TEST}\n"), "topic read all\nuser ann\ntopic read anns\n");
+    for allow_anonymous in [true, false] {
+        let listeners = vec![config::Listener { allow_anonymous, ..listener("127.0.0.1:0") }];
+        let without = config::Broker { listeners, ..settings() };
+        for settings in [with_passwords(&files.passwords, allow_anonymous), without] {
+            let broker = start(config::Broker { acl_file: Some(files.acl.clone()), ..settings }).await;
+            for (connect, denied) in versions("c").into_iter().zip([5, 0x87]) {
+                for password in [None, Some(""), Some("test")] {
+                    let connect = Connect { username: Some(""), password, ..connect.clone() };
+                    if !allow_anonymous {
+                        assert_eq!(refusal(&broker, connect).await, denied, "{password:?}");
+                        continue;
+                    }
+                    let mut client = Client::connect(&broker, &connect).await;
+                    let rights = [client.subscribe(1, "all", 0).await, client.subscribe(2, "anns", 0).await];
+                    assert_eq!(rights, [0, if connect.v5 { 0x87 } else { 0x80 }], "those of everybody");
+                }
+            }
+        }
     }
 }
 

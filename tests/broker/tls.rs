@@ -112,11 +112,16 @@ async fn a_certificate_is_a_login() {
     let broker = start_tls(for_users(), false).await;
     let mut client = Client::over(connect_tls(broker.local_addrs()[0], Some("client")).await.unwrap());
     assert_eq!(client.start(&Connect::v5("a")).await.1[1], 0);
+    let empty = Connect::v5("a").user("", "");
+    let mut client = Client::over(connect_tls(broker.local_addrs()[0], Some("client")).await.unwrap());
+    assert_eq!(client.start(&empty).await.1[1], 0, "its name is that of the certificate");
 
     // Without `identity` it is none.
     let nameless = start_tls(ServerTls { identity: None, ..for_users() }, false).await;
-    let mut client = Client::over(connect_tls(nameless.local_addrs()[0], Some("client")).await.unwrap());
-    assert_eq!(client.start(&Connect::v5("a")).await.1[1], 0x87);
+    for connect in [Connect::v5("a"), empty] {
+        let mut client = Client::over(connect_tls(nameless.local_addrs()[0], Some("client")).await.unwrap());
+        assert_eq!(client.start(&connect).await.1[1], 0x87);
+    }
 }
 
 #[tokio::test]

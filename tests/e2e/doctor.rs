@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Gateway, LISTENER, Port, Process, gatepost, program, wait_until};
+use crate::common::{Gateway, LISTENER, Mqtt, Port, Process, gatepost, program, wait_until};
 
 /// A child that is killed when dropped.
 struct Running(Child);
@@ -68,6 +68,22 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// As a user who is not root. The folder of the build may be closed to others.
+fn as_nobody(dir: &TempDir, args: &[&str]) -> Command {
+    let command = gatepost(args);
+    if !is_root() {
+        return command;
+    }
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = dir.path().join("gatepost-of-nobody");
+    fs::hard_link(command.get_program(), &binary)
+        .or_else(|_| fs::copy(command.get_program(), &binary).map(drop))
+        .unwrap();
+    let mut command = Command::new(binary);
+    command.args(args).uid(65_534).gid(65_534);
+    command
+}
+
 #[test]
 fn a_good_configuration_has_no_problem() {
     let dir = TempDir::new().unwrap();
@@ -97,18 +113,8 @@ fn a_port_that_may_not_be_opened_is_a_problem() {
     let port = Port::plugged(dir.path(), "tty");
     fs::set_permissions(port.path(), fs::Permissions::from_mode(0o000)).unwrap();
     let config = config(&dir, &device(port.path()));
-    let args = ["doctor", "-c", &config];
-    let mut command = gatepost(&args);
-    if is_root() {
-        // Root may open everything. The folder of the build may be closed to others.
-        let binary = dir.path().join("gatepost-of-nobody");
-        fs::hard_link(command.get_program(), &binary)
-            .or_else(|_| fs::copy(command.get_program(), &binary).map(drop))
-            .unwrap();
-        command = Command::new(binary);
-        command.args(args).uid(65_534).gid(65_534);
-    }
-    let (code, text) = run(command);
+    // Root may open everything.
+    let (code, text) = run(as_nobody(&dir, &["doctor", "-c", &config]));
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("problem: device board: permission denied: "), "{text}");
     assert!(text.contains("mode 0000") && text.contains("udev"), "{text}");
@@ -128,6 +134,28 @@ fn who_holds_the_port_is_named() {
     let (code, text) = run(gatepost(&["doctor", "--probe", port.path()]));
     assert_eq!(code, 1, "{text}");
     assert!(text.contains(&holder) && !text.contains("listening"), "a port in use is not listened to: {text}");
+}
+
+/// The maker of a pty may keep this end of it open without reading from it, so the port is tried.
+#[test]
+fn who_has_locked_the_port_is_named_and_never_the_doctor_itself() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "tty");
+    fs::set_permissions(port.path(), fs::Permissions::from_mode(0o666)).unwrap();
+    let near = fs::OpenOptions::new().read(true).write(true).open(port.path()).unwrap();
+    rustix::fs::flock(&near, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let probe = ["doctor", "--probe", port.path(), "--seconds", "1"];
+    let (code, text) = run(gatepost(&probe));
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("not probed") && text.contains(&format!("(pid {})", std::process::id())), "{text}");
+    assert!(!text.contains("this gatepost"), "{text}");
+    if is_root() {
+        let (code, text) = run(as_nobody(&dir, &probe));
+        assert_eq!(code, 1, "{text}");
+        let known = "is there and may be opened; only root sees whether a program of another user has it";
+        assert!(text.contains(known) && text.contains("it is in use by another program"), "{text}");
+        assert!(!text.contains("is free") && !text.contains("this gatepost"), "{text}");
+    }
 }
 
 /// A container counts its pseudo terminals from 0, too.
@@ -191,6 +219,27 @@ fn a_broker_port_that_another_has_is_a_problem() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains(&format!("problem: broker: {address} is in use by ")), "{text}");
     assert!(text.contains(&format!("(pid {}", std::process::id())), "{text}");
+    // What it says to write instead is a gateway for the same clients.
+    let findings = findings(&config, "broker");
+    let fixes = findings.iter().flat_map(|finding| finding["fix"].as_array().unwrap());
+    let fix = fixes.map(|fix| fix.as_str().unwrap()).find(|fix| fix.contains("[[broker.listener]]")).unwrap();
+    let gateway = Gateway::start_with(TempDir::new().unwrap(), fix);
+    let messages = Mqtt::subscriber(gateway.port(), "a");
+    messages.publish("a", "anonymous", 1);
+    messages.expect("a", "anonymous");
+    gateway.terminate();
+}
+
+#[test]
+fn a_demo_on_the_brokers_port_is_in_the_way() {
+    let dir = TempDir::new().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let demo = program(gatepost(&[]).get_program().to_str().unwrap(), &["demo", "--port", &free.port().to_string()]);
+    wait_until("the demo to listen", || std::net::TcpStream::connect(free).is_ok());
+    let config = config_with(&dir, &format!("[[broker.listener]]\naddress = \"{free}\"\nallow_anonymous = true\n"));
+    let (code, text) = doctor(&config);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&format!("{free} is in use by gatepost (pid {}", demo.id())), "{text}");
 }
 
 #[test]

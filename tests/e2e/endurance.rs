@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::common::{Gateway, Holdings, Mqtt, Port, holdings, wait_until};
 
+mod logins;
 mod memory;
 
 const BOARD_STATUS: &str = "gatepost/test/device/board/status";

@@ -45,6 +45,14 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        let (FileError::Read { path, .. } | FileError::Lines { path, .. }) = self;
+        path
+    }
+}
+
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "; hint: the user that gatepost runs as must be allowed to read it",

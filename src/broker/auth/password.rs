@@ -9,6 +9,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use sha2::{Digest, Sha512};
 use subtle::ConstantTimeEq;
 
+use super::memory::{NoMemory, Spare, Waiting};
+
 /// One user's hash. Neither salt nor digest are shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Hash {
@@ -97,9 +99,12 @@ impl Hash {
         Ok(Hash { method, salt, digest })
     }
 
-    /// Whether it is the hash of `password`. Takes up to a second and 64 MiB: not for the runtime's threads.
+    /// Whether it is the hash of `password`. Takes up to a second and [`Hash::memory`]: not for the runtime's threads.
     /// The comparison takes the same time whatever it finds.
-    pub fn matches(&self, password: &[u8]) -> bool {
+    ///
+    /// # Errors
+    /// There is no such memory.
+    pub fn matches(&self, password: &[u8], waiting: Waiting, spare: &Spare) -> Result<bool, NoMemory> {
         let mut found = vec![0; self.digest.len()];
         match self.method {
             Method::Sha512 => {
@@ -110,14 +115,25 @@ impl Hash {
                 pbkdf2::pbkdf2_hmac::<Sha512>(password, &self.salt, iterations, &mut found);
             }
             Method::Argon2id { kib, passes, lanes } => {
-                let Ok(params) = Params::new(kib, passes, lanes, Some(found.len())) else { return false };
+                let Ok(params) = Params::new(kib, passes, lanes, Some(found.len())) else { return Ok(false) };
+                let mut blocks = waiting.take(params.block_count())?;
                 let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-                if argon2.hash_password_into(password, &self.salt, &mut found).is_err() {
-                    return false;
+                let hashed = argon2.hash_password_into_with_memory(password, &self.salt, &mut found, &mut blocks[..]);
+                spare.give(blocks);
+                if hashed.is_err() {
+                    return Ok(false);
                 }
             }
         }
-        found.ct_eq(&self.digest).into()
+        Ok(found.ct_eq(&self.digest).into())
+    }
+
+    /// MiB that [`Hash::matches`] takes, rounded up; 64 at most.
+    pub fn memory(&self) -> u32 {
+        match self.method {
+            Method::Argon2id { kib, .. } => kib.div_ceil(1024),
+            Method::Sha512 | Method::Pbkdf2 { .. } => 0,
+        }
     }
 }
 
@@ -172,11 +188,18 @@ fn decode(text: &str) -> Result<Box<[u8]>, HashError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     /// Made with mosquitto_passwd of mosquitto 2.0 for the password `test`.
     const SHA512: &str =
         "$6$njERlZMi/7DzNB9E$iiavfuXvUm8iyDZArTy7smTxh07GXXOrOsqxfW6gkOYVXHGk+W+i/8d3xDxrMwEPygEBhoA8A/gjQC0N2M4Lkw==";
+
+    fn matches(hash: &Hash, password: &[u8]) -> Result<bool, NoMemory> {
+        let spare = Arc::new(Spare::default());
+        hash.matches(password, spare.wait(), &spare)
+    }
 
     fn argon2id_line(params: Params, salt: &[u8], password: &[u8]) -> String {
         let (kib, passes, lanes) = (params.m_cost(), params.t_cost(), params.p_cost());
@@ -201,9 +224,9 @@ mod tests {
         let argon2id = argon2id_line(Params::new(64, 1, 2, None).unwrap(), &[9; 64], b"test");
         for line in [SHA512, &pbkdf2, &argon2id] {
             let hash = Hash::parse(line).unwrap();
-            assert!(hash.matches(b"test"), "{line}");
+            assert_eq!(matches(&hash, b"test"), Ok(true), "{line}");
             for wrong in [&b"Test"[..], b"", b"tes", b"test "] {
-                assert!(!hash.matches(wrong), "{line}");
+                assert_eq!(matches(&hash, wrong), Ok(false), "{line}");
             }
         }
     }
@@ -213,7 +236,8 @@ mod tests {
         let (one, two) = (create(b"hunter2").unwrap(), create(b"hunter2").unwrap());
         assert_ne!(one, two);
         assert!(one.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{one}");
-        assert!(Hash::parse(&one).unwrap().matches(b"hunter2"));
+        let hash = Hash::parse(&one).unwrap();
+        assert_eq!((matches(&hash, b"hunter2"), hash.memory()), (Ok(true), 19));
     }
 
     #[test]

@@ -133,8 +133,9 @@ mod tests {
         let text = format!("#a:b\n\n  \r\nann:{TEST}\r\n bob : {TEST} :more\nwith space:{TEST}");
         let users = Users::parse(&text).unwrap();
         assert_eq!((users.len(), users.is_empty()), (3, false));
+        let spare = Arc::new(crate::broker::auth::memory::Spare::default());
         for user in ["ann", "bob", "with space"] {
-            assert!(users.get(user).unwrap().matches(b"test"), "{user}");
+            assert_eq!(users.get(user).unwrap().matches(b"test", spare.wait(), &spare), Ok(true), "{user}");
         }
         assert!(users.get("#a").is_none());
     }

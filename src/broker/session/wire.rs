@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Attach;
 use super::liveness::Liveness;
 use crate::broker::admission::{SessionExpiry, TOPIC_ALIAS_MAXIMUM};
+use crate::broker::auth::Presence;
 use crate::broker::message::Envelope;
 use crate::broker::packet::{PacketError, Reason, Recipient, Version, WillRequest};
 use crate::broker::stats::Counted;
@@ -70,6 +71,7 @@ pub struct Wire {
     has_just_written: bool,
     read_size: usize,
     permits: Permits,
+    _presence: Option<Presence>,
     _connected: Counted,
 }
 
@@ -140,7 +142,7 @@ impl Aliases {
 
 impl Wire {
     pub fn new(attach: Attach, connected: Counted, now: Instant) -> Wire {
-        let Attach { stream, peer, input, connect, terms, permits, .. } = attach;
+        let Attach { stream, peer, input, connect, terms, permits, presence, .. } = attach;
         let outgoing_maximum = connect.topic_alias_maximum.min(TOPIC_ALIAS_MAXIMUM);
         Wire {
             version: connect.version,
@@ -161,6 +163,7 @@ impl Wire {
             has_just_written: false,
             read_size: LEAST_READ,
             permits,
+            _presence: presence,
             _connected: connected,
         }
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::service::Service;
+use super::service::{self, Service};
 use crate::machine::accounts::Accounts;
 use crate::machine::holders::{Holder, Holders};
 use crate::transport::ports::{self, Port};
@@ -85,10 +85,18 @@ impl Machine {
         self.processes.iter().find(|process| names.contains(&&*process.name))
     }
 
-    /// A gateway that runs.
+    /// A gateway that runs: the one that is looked at.
     pub fn gateway(&self) -> Option<&Process> {
-        let runs = |process: &Process| process.arguments.get(1).is_some_and(|command| command == "run");
-        self.processes.iter().find(|process| process.is_gatepost() && runs(process))
+        self.processes.iter().find(|process| self.is_gateway(process))
+    }
+
+    /// Whether a process is the gateway that is looked at: the service if that is what counts, else any that runs. A
+    /// `demo`, or a gateway that somebody has started beside the service, is in its way as any program is.
+    pub fn is_gateway(&self, process: &Process) -> bool {
+        let runs = process.arguments.get(1).is_some_and(|command| command == "run");
+        let by_systemd = self.service.is_some() && self.exists("run/systemd/system");
+        let is_service = process.unit.as_ref().is_some_and(|unit| unit.name == service::UNIT && !unit.of_user);
+        process.is_gatepost() && runs && (is_service || !by_systemd)
     }
 
     /// The number of the user that a process runs as.
@@ -129,6 +137,14 @@ impl Process {
         match &self.unit {
             Some(unit) => format!("{} stop {}", unit.manager(), unit.name.trim_end_matches(".service")),
             None => format!("sudo kill {}", self.pid),
+        }
+    }
+
+    /// The command that starts it anew.
+    pub fn restart(&self) -> String {
+        match &self.unit {
+            Some(unit) => format!("{} restart {}", unit.manager(), unit.name.trim_end_matches(".service")),
+            None => format!("sudo kill {}    # then start it again", self.pid),
         }
     }
 

@@ -52,9 +52,19 @@ pub fn examine(machine: &Machine, subject: &str, port: &SerialPort) -> (Vec<Find
     findings.extend(latency(machine, subject, &device));
     findings.extend(unstable(machine, subject, port));
     if findings.is_empty() {
-        findings.push(Finding::fine(subject, format!("{} is there, may be opened, and is free", path.display())));
+        findings.push(Finding::fine(subject, usable(&path, machine.holders.is_complete())));
     }
     (findings, probing)
+}
+
+/// What is to be said of a port that nothing is known against. `complete`: whether every process could be looked into.
+fn usable(path: &Path, complete: bool) -> String {
+    let place = path.display();
+    if complete {
+        format!("{place} is there, may be opened, and is free")
+    } else {
+        format!("{place} is there and may be opened; only root sees whether a program of another user has it")
+    }
 }
 
 /// The port's path, if a device is there.

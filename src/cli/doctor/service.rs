@@ -14,9 +14,11 @@ use crate::machine::accounts::Accounts;
 pub const USER: &str = "gatepost";
 /// Where systemd lets the service keep its state.
 pub const STATE_DIR: &str = "/var/lib/gatepost";
-const UNIT: &str = "gatepost.service";
+/// Its unit.
+pub const UNIT: &str = "gatepost.service";
 /// Where its unit file may be, what counts most first.
-const UNIT_FOLDERS: [&str; 3] = ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
+const UNIT_FOLDERS: [&str; 4] =
+    ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
 const READ: u32 = 0o4;
 const WRITE: u32 = 0o2;
 const ENTER: u32 = 0o1;
@@ -78,6 +80,20 @@ impl Service {
         self.uid == 0 || bits & rights == rights
     }
 
+    /// Its user's number.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// Whether its unit or a drop-in below `root` gives it the capability for ports below 1024.
+    pub fn may_bind_low_ports(&self, root: &Path) -> bool {
+        let gives = |text: String| {
+            let mut lines = text.lines().filter_map(|line| line.trim().strip_prefix("AmbientCapabilities="));
+            lines.any(|line| line.split_whitespace().any(|capability| capability == "CAP_NET_BIND_SERVICE"))
+        };
+        self.uid == 0 || unit_files(root).into_iter().filter_map(|file| fs::read_to_string(file).ok()).any(gives)
+    }
+
     /// The first of `path` and the folders it is in that keeps the service from reading it.
     fn is_kept_from<'a>(&self, path: &'a Path) -> Option<(&'a Path, Metadata)> {
         path.ancestors().find_map(|part| {
@@ -120,6 +136,19 @@ fn files(loaded: &Loaded) -> Vec<PathBuf> {
     }
     files.sort();
     files.dedup();
+    files
+}
+
+/// The unit file and its drop-ins.
+fn unit_files(root: &Path) -> Vec<PathBuf> {
+    let folders = UNIT_FOLDERS.map(|folder| root.join(folder));
+    let mut files: Vec<PathBuf> =
+        folders.iter().map(|folder| folder.join(UNIT)).find(|file| file.exists()).into_iter().collect();
+    for folder in folders {
+        let drop_ins = fs::read_dir(folder.join(format!("{UNIT}.d"))).into_iter().flatten().flatten();
+        let drop_ins = drop_ins.map(|file| file.path());
+        files.extend(drop_ins.filter(|path| path.extension().is_some_and(|extension| extension == "conf")));
+    }
     files
 }
 

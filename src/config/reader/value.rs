@@ -45,6 +45,14 @@ impl<'a> Value<'a> {
         None
     }
 
+    /// Notes that `what` is not looked at, if it `is_withheld` from this process.
+    pub(in crate::config) fn note_if(&self, is_withheld: bool, what: &str) {
+        if is_withheld {
+            let report = self.error(format!("{what} is not checked here: only the service is given it"));
+            self.context.push(report.hint("the service checks it when it starts, and when it reloads").noted());
+        }
+    }
+
     /// The key and its value are right, but only a later version acts on them.
     pub(in crate::config) fn refuse(&self) {
         self.refuse_as(&self.name());
@@ -212,7 +220,8 @@ impl<'a> Value<'a> {
         let environment = &self.context.environment;
         let secret = match *key {
             "file" => Secret::from_file(&value.path()?),
-            "credential" => Secret::from_credential(value.string()?, environment),
+            "credential" => Secret::from_credential(value.string()?, environment)
+                .inspect(|secret| value.note_if(secret.is_withheld(), "the credential")),
             _ => Secret::from_variable(value.string()?, environment),
         };
         secret.map_or_else(|message| value.fail(Fault::new(message)), Some)
