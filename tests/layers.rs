@@ -19,7 +19,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rumqttc", &["cli/pub_sub.rs", "cli/pub_sub/"]),
     ("ratatui", &["cli/top.rs", "cli/top/"]),
     ("tokio_serial", &["transport/serial.rs"]),
-    ("rusqlite", &["broker/store/database.rs", "broker/store/restore.rs"]),
+    ("rusqlite", &["broker/store/"]),
 ];
 
 struct Source {

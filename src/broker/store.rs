@@ -26,28 +26,35 @@ pub use change::{
     StoredSubscription, Urgency,
 };
 
-use database::DatabaseError;
+use error::DatabaseError;
 use ledger::{Ledger, Submitted};
+use opening::Opened;
 use stall::Disk;
 pub use stall::PATIENCE;
 use writer::Writer;
 
+mod batch;
 mod change;
 #[cfg(test)]
 mod crash;
 mod damage;
 mod database;
 mod encode;
+mod error;
 #[cfg(test)]
 mod fixture;
 mod ledger;
 #[cfg(test)]
 mod model;
+mod opening;
 mod pending;
 mod restore;
+mod schema;
 mod stall;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod versions;
 mod writer;
 
 /// Says when a change is on disk; see [`Store::is_done`]. A later change's is not lower.
@@ -156,13 +163,13 @@ impl Store {
 
     /// Opens or makes the database at `path`, reads it, and starts the thread that writes it. Blocks.
     ///
-    /// It never fails: a damaged file goes to `*.bad` and an empty one takes its place; with a file that cannot be used
-    /// (locked by another gatepost, written by a newer one, a folder that cannot be written) it keeps nothing, which is
-    /// logged and to be seen in [`Store::health`].
+    /// It never fails: a damaged file goes to `*.bad` and an empty one takes its place; one that cannot be written now (a
+    /// full disk, a file system that is read-only) is read all the same, and written when it can be; with a file that
+    /// cannot be read or must not be touched (in use by another gatepost, written by a newer one or by another program,
+    /// somebody else's) it keeps nothing. Each is logged, and to be seen in [`Store::health`].
     pub fn open(path: &Path, settings: StoreSettings) -> (Store, Restored) {
-        let (database, restored, error) = match writer::open(path) {
-            Ok((database, restored)) => (Some(database), restored, None),
-            Err(error @ DatabaseError::Full { .. }) => (None, Restored::default(), Some(error)),
+        let Opened { hold, restored, error } = match opening::open(path) {
+            Ok(opened) => opened,
             Err(error) => return (Store::unusable(path, &error), Restored::default()),
         };
         let mut ledger = Ledger::new(settings);
@@ -170,9 +177,11 @@ impl Store {
             ledger.failed(pending::Pending::default(), Instant::now());
         }
         let shared = Arc::new(Shared::new(path.to_owned(), ledger, true));
-        shared.set_error(error.as_ref());
         shared.number_from(&restored);
-        let writer = Writer::new(shared.clone(), database);
+        let mut writer = Writer::new(shared.clone(), hold);
+        if let Some(error) = error {
+            writer.fail(&error);
+        }
         match thread::Builder::new().name("gatepost-store".to_owned()).spawn(|| writer.run()) {
             Ok(_) => (Store(Arc::new(Handle(shared))), restored),
             Err(source) => (Store::unusable(path, &DatabaseError::Thread { source }), restored),

@@ -107,7 +107,7 @@ fn what_was_done_survives_kill_9_at_any_moment() {
 
 /// Returns the last number that is there.
 fn check_queue(path: &Path, done: u64) -> u64 {
-    let (_, restored) = writer::open(path).unwrap();
+    let (_, restored) = opening::open_ready(path).unwrap();
     assert!(!path.with_file_name("broker.db.bad").exists());
     let session = &restored.sessions[0];
     let numbers: Vec<u64> = session
@@ -190,7 +190,7 @@ fn a_full_disk_is_survived_and_all_is_there_when_it_has_room_again() {
         let path = folder.path().join("broker.db");
         let child = start(role, &path).wait_with_output().unwrap();
         assert!(child.status.success(), "{role}: {}", String::from_utf8_lossy(&child.stdout));
-        let (_, restored) = writer::open(&path).unwrap();
+        let (_, restored) = opening::open_ready(&path).unwrap();
         assert!(!path.with_file_name("broker.db.bad").exists());
         let queue = &restored.sessions[0].queue;
         let numbers = queue.iter().map(|row| match &row.phase {

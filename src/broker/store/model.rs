@@ -11,7 +11,7 @@ use super::change::*;
 use super::database::Database;
 use super::fixture::{connected, draft_message, stored};
 use super::ledger::{Ledger, Work};
-use super::writer;
+use super::opening;
 use super::{StoreSettings, Urgency};
 use crate::broker::lane::Lane;
 use crate::qos::Qos;
@@ -206,7 +206,7 @@ fn key(number: u8) -> HoldKey {
 
 impl Run {
     fn new(path: &Path) -> Run {
-        let (database, restored) = writer::open(path).unwrap();
+        let (database, restored) = opening::open_ready(path).unwrap();
         assert_eq!(Naive::of(restored), Naive::default());
         Run {
             ledger: Ledger::new(StoreSettings::default()),
@@ -345,7 +345,7 @@ proptest! {
         }
         let Run { database, on_disk, .. } = run;
         drop(database); // Its log is not brought into the database.
-        let (_, restored) = writer::open(&path).unwrap();
+        let (_, restored) = opening::open_ready(&path).unwrap();
         let found = Naive::of(restored);
         prop_assert!(on_disk.contains(&found), "found {found:#?}\nwanted one of {on_disk:#?}");
         prop_assert!(!path.with_extension("db.bad").exists());

@@ -6,8 +6,9 @@ use std::num::NonZeroU64;
 use rusqlite::{Connection, Row};
 
 use super::change::{Phase, Restored, RowId, SessionId, StoredRow, StoredSession};
-use super::database::{Database, DatabaseError};
+use super::database::Database;
 use super::encode::{self, Clock, Damage, Stage};
+use super::error::DatabaseError;
 
 type Sessions = BTreeMap<SessionId, StoredSession>;
 
@@ -23,9 +24,13 @@ enum RestoreError {
 /// Everything that `database` holds.
 ///
 /// # Errors
-/// A row that is not what was written is damage. One whose session is missing came after its end: it is removed.
+/// A row that is not what was written is damage. One whose session is missing came after its end: it is removed before
+/// anything is written.
 pub(super) fn restore(database: &mut Database) -> Result<Restored, DatabaseError> {
     let mut orphans = 0;
+    if database.is_empty() {
+        return Ok(Restored::default());
+    }
     let restored = read(database.connection(), &mut orphans);
     let restored = restored.map_err(|error| match error {
         RestoreError::Sqlite(source) => database.error(source),
@@ -35,7 +40,7 @@ pub(super) fn restore(database: &mut Database) -> Result<Restored, DatabaseError
     database.set_owned(owned);
     if orphans > 0 {
         tracing::warn!(orphans, "the database holds rows of sessions that have ended; they are removed");
-        database.remove_orphans()?;
+        database.set_orphaned();
     }
     Ok(restored)
 }

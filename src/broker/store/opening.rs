@@ -1,0 +1,159 @@
+//! How the file is had, from the start on. It is read without writing, so that a full disk or one that is read-only takes
+//! nothing away; it is written when it can be, and only if it is what was read.
+
+use std::path::Path;
+use std::time::SystemTime;
+use std::{fs, io};
+
+use super::change::Restored;
+use super::damage::{beside, set_aside};
+use super::database::{Access, Database};
+use super::error::DatabaseError;
+use super::restore::restore;
+
+/// What the thread that writes has in hand.
+#[derive(Debug)]
+pub(super) enum Hold {
+    /// The file, locked since it was read.
+    Locked(Box<Database>),
+    /// Nothing: it was read, or found missing, where it could not be written. Nobody else could, but may when we can.
+    Free(Footprint),
+    /// Nothing: it was read, then found damaged, and is still in its place.
+    Damaged(String),
+}
+
+/// What was found at the start.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) hold: Hold,
+    pub(super) restored: Restored,
+    /// Why it cannot be written yet.
+    pub(super) error: Option<DatabaseError>,
+}
+
+/// Reads the database at `path`, and makes it ready to be written if that can be done. A damaged one is set aside and an
+/// empty one made in its place.
+///
+/// # Errors
+/// It was not read, and must be left alone.
+pub(super) fn open(path: &Path) -> Result<Opened, DatabaseError> {
+    let mut opened = match read(path) {
+        Err(DatabaseError::Damaged { what, .. }) => {
+            set_aside(path, &what)?;
+            read(path)
+        }
+        read => read,
+    }?;
+    if let Hold::Locked(database) = &mut opened.hold {
+        opened.error = database.make_ready().err();
+    }
+    Ok(opened)
+}
+
+fn read(path: &Path) -> Result<Opened, DatabaseError> {
+    match read_as(path, Access::Locked) {
+        Ok((database, restored)) => Ok(Opened { hold: Hold::Locked(Box::new(database)), restored, error: None }),
+        Err(error) if error.is_of_writing() => read_only(path, error),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where nothing can be written, not even a log that is empty. That there is none, or an empty file, is no loss.
+fn read_only(path: &Path, error: DatabaseError) -> Result<Opened, DatabaseError> {
+    let look = || Footprint::of(path).map_err(|source| DatabaseError::file(path, source));
+    let footprint = look()?;
+    let mut restored = Restored::default();
+    if footprint != Footprint::default() {
+        // What it would bring back has to be written first; and there is one only while a new file is made.
+        if size(&beside(path, "-journal")).is_ok_and(|size| size > 0) {
+            return Err(error);
+        }
+        restored = read_as(path, Access::Unlocked { log: footprint.log.is_some() })?.1;
+        if look()? != footprint {
+            return Err(DatabaseError::Changed { path: path.to_owned() });
+        }
+    }
+    Ok(Opened { hold: Hold::Free(footprint), restored, error: Some(error) })
+}
+
+fn read_as(path: &Path, access: Access) -> Result<(Database, Restored), DatabaseError> {
+    let mut database = Database::open(path, access)?;
+    let restored = restore(&mut database)?;
+    Ok((database, restored))
+}
+
+impl Hold {
+    /// The database, ready to be written.
+    ///
+    /// # Errors
+    /// What is in the way; it can be tried again.
+    pub(super) fn ready(&mut self, path: &Path) -> Result<&mut Database, DatabaseError> {
+        if let Hold::Damaged(what) = self {
+            set_aside(path, what)?;
+            *self = Hold::Free(Footprint::default());
+        }
+        if let Hold::Free(footprint) = self {
+            footprint.verify(path)?;
+            let (database, _) = read_as(path, Access::Locked)?;
+            footprint.verify(path)?;
+            *self = Hold::Locked(Box::new(database));
+        }
+        let Hold::Locked(database) = self else { unreachable!("it was locked above") };
+        database.make_ready()?;
+        Ok(database)
+    }
+}
+
+impl Default for Hold {
+    fn default() -> Hold {
+        Hold::Free(Footprint::default())
+    }
+}
+
+/// How a file and its log look from outside. None, and one without a byte, are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Footprint {
+    file: Option<Print>,
+    log: Option<Print>,
+}
+
+/// Inode, length, last change.
+type Print = (u64, u64, Option<SystemTime>);
+
+impl Footprint {
+    fn of(path: &Path) -> io::Result<Footprint> {
+        Ok(Footprint { file: print(path)?, log: print(&beside(path, "-wal"))? })
+    }
+
+    fn verify(self, path: &Path) -> Result<(), DatabaseError> {
+        match Footprint::of(path) {
+            Ok(now) if now == self => Ok(()),
+            Ok(_) => Err(DatabaseError::Changed { path: path.to_owned() }),
+            Err(source) => Err(DatabaseError::file(path, source)),
+        }
+    }
+}
+
+fn print(path: &Path) -> io::Result<Option<Print>> {
+    use std::os::unix::fs::MetadataExt;
+    match fs::metadata(path) {
+        Ok(file) if file.len() == 0 => Ok(None),
+        Ok(file) => Ok(Some((file.ino(), file.len(), file.modified().ok()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn size(path: &Path) -> io::Result<u64> {
+    Ok(print(path)?.map_or(0, |(_, size, _)| size))
+}
+
+/// The database at `path`, ready to be written, and what is in it.
+#[cfg(test)]
+pub(super) fn open_ready(path: &Path) -> Result<(Database, Restored), DatabaseError> {
+    let Opened { hold, restored, error } = open(path)?;
+    match (hold, error) {
+        (Hold::Locked(database), None) => Ok((*database, restored)),
+        (_, error) => Err(error.unwrap()),
+    }
+}
