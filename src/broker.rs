@@ -26,6 +26,7 @@ use share::Groups;
 pub use stats::BrokerStats;
 use store::Store;
 use sys::Sys;
+use wills::Wills;
 
 pub mod acl;
 mod admission;
@@ -66,6 +67,7 @@ mod tls;
 mod waiters;
 pub mod websocket;
 mod will;
+mod wills;
 
 /// The broker. Dropping it stops it without waiting; [`Broker::stop`] waits.
 #[derive(Debug)]
@@ -167,6 +169,7 @@ struct Shared {
     started: Instant,
     bus: Bus,
     store: Store,
+    wills: Arc<Wills>,
     stats: BrokerStats,
     sys: Sys,
     sessions: Sessions,
@@ -198,6 +201,7 @@ impl Broker {
             started: Instant::now(),
             sys: Sys::new(bus.session_number(), Instant::now()),
             bus,
+            wills: Arc::new(Wills::new(store.clone())),
             store,
             stats: BrokerStats::default(),
             sessions: Sessions::default(),

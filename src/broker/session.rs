@@ -33,6 +33,7 @@ use super::store::Store;
 use super::stream::{Peer, Stream};
 use super::subscriptions::Subscriptions;
 use super::will;
+use super::wills::{self, KeptWill};
 use crate::config;
 use crate::log_limit::{LogLimit, excerpt};
 use crate::qos::Qos;
@@ -52,6 +53,7 @@ mod outgoing;
 mod replies;
 mod restore;
 mod tally;
+mod testament;
 mod timer;
 mod wire;
 
@@ -127,6 +129,8 @@ pub struct Session {
     is_writing: bool,
     /// While the session outlives its connection, and there is a disk.
     journal: Option<Journal>,
+    /// The will's place on disk, until it is published or not going to be.
+    kept_will: Option<KeptWill>,
     drop_log: LogLimit,
     tally: Tally,
     _counted: Counted,
@@ -260,6 +264,7 @@ impl Session {
             replies: Replies::default(),
             is_writing: false,
             journal: None,
+            kept_will: None,
             drop_log: LogLimit::default(),
             tally: Tally::new(&shared.stats),
             _counted: shared.stats.sessions.count(),
@@ -356,14 +361,15 @@ impl Session {
         }
     }
 
-    fn publish_will_if_due(&self, will: &mut Option<(WillRequest, Instant)>, now: Instant) {
+    fn publish_will_if_due(&mut self, will: &mut Option<(WillRequest, Instant)>, now: Instant) {
         if let Some((will, _)) = will.take_if(|(_, due)| *due <= now) {
             self.publish_will(&will);
         }
     }
 
     /// Publishes in a task of its own: this one must go on reading the bus, or it might wait for itself.
-    fn publish_will(&self, will: &WillRequest) {
+    fn publish_will(&mut self, will: &WillRequest) {
+        let kept = self.kept_will.take();
         if !self.may_write(&will.topic) {
             self.shared.stats.dropped.count(DropReason::Denied);
             let client_id = excerpt(&self.client_id);
@@ -375,7 +381,7 @@ impl Session {
         let client_id = self.client_id.clone();
         tracing::debug!(client_id = excerpt(&client_id), topic = will.topic, "will published");
         self.shared.tasks.spawn(async move {
-            if let Err(error) = bus.publish(envelope).await {
+            if let Err(error) = wills::publish(&bus, envelope, kept).await {
                 tracing::warn!(client_id = excerpt(&client_id), %error, "cannot publish a will");
             }
         });

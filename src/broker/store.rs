@@ -1,4 +1,4 @@
-//! What survives kill -9 and power cuts: retained messages, sessions, their subscriptions, queues and QoS 2 state.
+//! What survives kill -9 and power cuts: retained messages, sessions, their subscriptions, queues and QoS 2 state, wills.
 //!
 //! Everybody submits [`Change`]s, which never blocks, and may wait for the [`Ticket`] that comes back. A thread of its
 //! own takes all that waits and writes it in one transaction: so the cost of an fsync is shared by all messages of some
@@ -23,7 +23,7 @@ pub use crate::broker::admission::SessionExpiry;
 use crate::stats::Counter;
 pub use change::{
     Change, HoldKey, Phase, Restored, RowId, SessionId, SessionRecord, StoredMessage, StoredRow, StoredSession,
-    StoredSubscription, Urgency,
+    StoredSubscription, StoredWill, Urgency, WillId,
 };
 
 use error::DatabaseError;
@@ -153,6 +153,7 @@ struct Shared {
     stats: StoreStats,
     last_row: AtomicU64,
     last_session: AtomicU64,
+    last_will: AtomicU64,
 }
 
 impl Store {
@@ -221,6 +222,11 @@ impl Store {
         SessionId(self.shared().last_session.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    /// A new will, higher than all before.
+    pub fn new_will(&self) -> WillId {
+        WillId(self.shared().last_will.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
     /// Takes a change; never blocks. The ticket says when it is on disk; that of a lazy or a held change is done.
     pub fn submit(&self, change: Change) -> Ticket {
         let shared = self.shared();
@@ -272,7 +278,7 @@ impl Store {
     }
 
     /// Resolves with a new number when everybody must submit anew all that he wants kept: retained messages, sessions,
-    /// subscriptions, queues (held rows without their hold), received identifiers. `seen` is the number that the last
+    /// subscriptions, queues (held rows without their hold), received identifiers, wills. `seen` is the number that the last
     /// call returned, 0 at first. What was on disk is replaced a second later; nobody waits for tickets until then.
     pub async fn resync(&self, seen: u64) -> u64 {
         let number = || self.shared().resyncs.load(Ordering::Acquire);
@@ -354,15 +360,18 @@ impl Shared {
             stats: StoreStats::default(),
             last_row: AtomicU64::new(0),
             last_session: AtomicU64::new(0),
+            last_will: AtomicU64::new(0),
         }
     }
 
-    /// New rows and sessions come after the restored ones.
+    /// New rows, sessions and wills come after the restored ones.
     fn number_from(&self, restored: &Restored) {
         let rows = restored.sessions.iter().flat_map(|session| &session.queue).map(|row| row.row.get());
         self.last_row.store(rows.max().unwrap_or(0), Ordering::Relaxed);
         let sessions = restored.sessions.iter().map(|session| session.session.get());
         self.last_session.store(sessions.max().unwrap_or(0), Ordering::Relaxed);
+        let wills = restored.wills.iter().map(|(will, _)| will.get());
+        self.last_will.store(wills.max().unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Does something with the accounts and tells those who wait what has come of it.

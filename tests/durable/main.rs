@@ -10,5 +10,7 @@ mod common;
 mod groups;
 mod kill;
 mod restart;
+mod room;
 mod trouble;
+mod wills;
 mod world;

@@ -32,7 +32,7 @@ impl<'a> Batch<'a> {
         owned: &HashMap<SessionId, u64, RandomState>,
     ) -> rusqlite::Result<()> {
         if batch.wipe {
-            for table in ["sessions", "subscriptions", "queue", "received", "retained"] {
+            for table in ["sessions", "subscriptions", "queue", "received", "retained", "wills"] {
                 self.execute(&format!("DELETE FROM {table}"), [])?;
             }
         } else {
@@ -54,6 +54,22 @@ impl<'a> Batch<'a> {
                     self.execute("INSERT OR REPLACE INTO retained VALUES(?1, ?2)", params![&**topic, value])?;
                 }
                 None => drop(self.execute("DELETE FROM retained WHERE topic = ?1", [&**topic])?),
+            }
+        }
+        self.wills(batch)
+    }
+
+    fn wills(&mut self, batch: &Pending) -> rusqlite::Result<()> {
+        let mut wills: Vec<_> = batch.wills.iter().collect();
+        wills.sort_unstable_by_key(|(will, _)| **will);
+        for (will, record) in wills {
+            let id = will.get() as i64;
+            match record {
+                Some(record) => {
+                    let value = encode::will(*will, record);
+                    self.execute("INSERT OR REPLACE INTO wills VALUES(?1, ?2)", params![id, value])?;
+                }
+                None => drop(self.execute("DELETE FROM wills WHERE will = ?1", [id])?),
             }
         }
         Ok(())

@@ -86,9 +86,9 @@ impl Database {
         if found == "ok" { Ok(database) } else { Err(database.damaged(found.replace('\n', " "))) }
     }
 
-    /// Whether there are no tables yet.
-    pub(super) fn is_empty(&self) -> bool {
-        self.schema.version() == 0
+    /// Of its tables; 0: it has none yet.
+    pub(super) fn version(&self) -> i32 {
+        self.schema.version()
     }
 
     /// The connection, to read it.

@@ -284,7 +284,7 @@ fn is_lazy(change: &Change) -> bool {
         Change::Retain(_, urgency) | Change::Forget { urgency, .. } | Change::Assign { urgency, .. } => {
             *urgency == Urgency::Lazy
         }
-        Change::Dequeue { .. } => true,
+        Change::Dequeue { .. } | Change::KeepWill { .. } | Change::DropWill { .. } => true,
         _ => false,
     }
 }

@@ -157,3 +157,61 @@ pub(super) fn open_ready(path: &Path) -> Result<(Database, Restored), DatabaseEr
         (_, error) => Err(error.unwrap()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::store::pending::Pending;
+    use crate::broker::store::versions;
+
+    fn folder() -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broker.db");
+        versions::put(1, &path);
+        (folder, path)
+    }
+
+    /// As on a file system that is read-only, with a log and without.
+    #[test]
+    fn what_may_only_be_read_is_read_and_left_as_it_is() {
+        let (_folder, path) = folder();
+        for _ in 0..2 {
+            let before = Footprint::of(&path).unwrap();
+            let Opened { mut hold, restored, error } =
+                read_only(&path, DatabaseError::ReadOnly { path: path.clone() }).unwrap();
+            assert!(error.is_some() && Footprint::of(&path).unwrap() == before);
+            versions::check(1, &restored);
+            // It can be written now, and is what was read.
+            let database = hold.ready(&path).unwrap();
+            database.commit(&Pending::default(), true).unwrap();
+            let Hold::Locked(database) = hold else { panic!("it is locked") };
+            database.close().unwrap();
+            assert!(!beside(&path, "-wal").exists());
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_file_that_was_read_is_never_written() {
+        let (_folder, path) = folder();
+        let mut read = read_only(&path, DatabaseError::ReadOnly { path: path.clone() }).unwrap().hold;
+        let mut missing = Hold::default();
+        let (database, _) = open_ready(&path).unwrap();
+        database.close().unwrap();
+        let before = Footprint::of(&path).unwrap();
+        for hold in [&mut read, &mut missing] {
+            let error = hold.ready(&path).unwrap_err();
+            assert!(matches!(error, DatabaseError::Changed { .. }), "{error}");
+        }
+        assert_eq!(Footprint::of(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn names_of_all_kinds_are_read_without_a_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a?b#c%20 d.db");
+        versions::put(1, &path);
+        open_ready(&path).unwrap().0.close().unwrap();
+        let opened = read_only(&path, DatabaseError::ReadOnly { path: path.clone() }).unwrap();
+        versions::check(1, &opened.restored);
+    }
+}

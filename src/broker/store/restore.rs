@@ -5,10 +5,11 @@ use std::num::NonZeroU64;
 
 use rusqlite::{Connection, Row};
 
-use super::change::{Phase, Restored, RowId, SessionId, StoredRow, StoredSession};
+use super::change::{Phase, Restored, RowId, SessionId, StoredRow, StoredSession, StoredWill, WillId};
 use super::database::Database;
 use super::encode::{self, Clock, Damage, Stage};
 use super::error::DatabaseError;
+use super::schema::WILLS_SINCE;
 
 type Sessions = BTreeMap<SessionId, StoredSession>;
 
@@ -28,10 +29,10 @@ enum RestoreError {
 /// anything is written.
 pub(super) fn restore(database: &mut Database) -> Result<Restored, DatabaseError> {
     let mut orphans = 0;
-    if database.is_empty() {
+    if database.version() == 0 {
         return Ok(Restored::default());
     }
-    let restored = read(database.connection(), &mut orphans);
+    let restored = read(database, &mut orphans);
     let restored = restored.map_err(|error| match error {
         RestoreError::Sqlite(source) => database.error(source),
         error => database.damaged(error.to_string()),
@@ -45,8 +46,8 @@ pub(super) fn restore(database: &mut Database) -> Result<Restored, DatabaseError
     Ok(restored)
 }
 
-fn read(connection: &Connection, orphans: &mut u64) -> Result<Restored, RestoreError> {
-    let clock = Clock::read();
+fn read(database: &Database, orphans: &mut u64) -> Result<Restored, RestoreError> {
+    let (connection, clock) = (database.connection(), Clock::read());
     let mut sessions = Sessions::new();
     read_sessions(connection, &mut sessions)?;
     *orphans += read_subscriptions(connection, &mut sessions)?;
@@ -60,7 +61,8 @@ fn read(connection: &Connection, orphans: &mut u64) -> Result<Restored, RestoreE
         retained.push(message.map_err(|source| RestoreError::Damage { table: "retained", row: index, source })?);
         Ok(())
     })?;
-    Ok(Restored { retained, sessions: sessions.into_values().collect() })
+    let wills = if database.version() >= WILLS_SINCE { read_wills(connection)? } else { Vec::new() };
+    Ok(Restored { retained, sessions: sessions.into_values().collect(), wills })
 }
 
 fn read_sessions(connection: &Connection, sessions: &mut Sessions) -> Result<(), RestoreError> {
@@ -73,6 +75,18 @@ fn read_sessions(connection: &Connection, sessions: &mut Sessions) -> Result<(),
         sessions.insert(session, StoredSession { session, client_id, record, subscriptions, queue, received });
         Ok(())
     })
+}
+
+fn read_wills(connection: &Connection) -> Result<Vec<(WillId, StoredWill)>, RestoreError> {
+    let mut wills = Vec::new();
+    each(connection, "SELECT will, record FROM wills ORDER BY will", |row| {
+        let number = row.get(0)?;
+        let damage = |source| RestoreError::Damage { table: "wills", row: number, source };
+        let will = u64::try_from(number).map(WillId).map_err(|_| damage(Damage::Form))?;
+        wills.push((will, encode::decode_will(will, blob(row, 1)?).map_err(damage)?));
+        Ok(())
+    })?;
+    Ok(wills)
 }
 
 /// Returns how many rows have no session, as the next two do.

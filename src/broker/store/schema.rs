@@ -12,17 +12,23 @@ const APPLICATION: i32 = 0x6761_7465;
 /// What makes each version out of the one before; the first, out of nothing. Never changed once it was released, for
 /// the tables in a file are recognized by it. Each adds tables, and [`restore`](super::restore) reads what all versions
 /// have written: so a store is read before it is brought to this version, which a full disk may put off.
-const STEPS: &[&[&str]] = &[&[
-    "CREATE TABLE sessions(session INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT",
-    "CREATE TABLE subscriptions(session INTEGER NOT NULL, filter TEXT NOT NULL, options BLOB NOT NULL, \
+const STEPS: &[&[&str]] = &[
+    &[
+        "CREATE TABLE sessions(session INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT",
+        "CREATE TABLE subscriptions(session INTEGER NOT NULL, filter TEXT NOT NULL, options BLOB NOT NULL, \
      PRIMARY KEY(session, filter)) STRICT, WITHOUT ROWID",
-    "CREATE TABLE queue(row INTEGER PRIMARY KEY, stage INTEGER NOT NULL, session INTEGER NOT NULL, message BLOB) STRICT",
-    "CREATE TABLE received(id INTEGER PRIMARY KEY, sum INTEGER NOT NULL) STRICT",
-    "CREATE TABLE retained(topic TEXT NOT NULL PRIMARY KEY, message BLOB NOT NULL) STRICT, WITHOUT ROWID",
-]];
+        "CREATE TABLE queue(row INTEGER PRIMARY KEY, stage INTEGER NOT NULL, session INTEGER NOT NULL, message BLOB) STRICT",
+        "CREATE TABLE received(id INTEGER PRIMARY KEY, sum INTEGER NOT NULL) STRICT",
+        "CREATE TABLE retained(topic TEXT NOT NULL PRIMARY KEY, message BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    ],
+    &["CREATE TABLE wills(will INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT"],
+];
 
 /// Of the tables that all steps make.
 pub(super) const VERSION: i32 = STEPS.len() as i32;
+
+/// The version that has wills first.
+pub(super) const WILLS_SINCE: i32 = 2;
 
 /// What a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::fixture::{draft_message, stored};
+use super::fixture::{draft_message, stored, will};
 use super::schema::VERSION;
 use super::*;
 use crate::broker::subscriptions::{RetainHandling, SubscriptionOptions};
@@ -82,4 +82,91 @@ fn fill(store: &Store, session: SessionId) {
         ended_at: None,
     };
     store.submit(Change::OpenSession { session: other, client_id: "three".into(), record });
+    let record = StoredWill { username: Some("ann".into()), ..will("five", b"gone") };
+    store.submit(Change::KeepWill { will: store.new_will(), record: record.into() });
+}
+
+/// That all of it is there which that version knew.
+pub(super) fn check(version: i32, restored: &Restored) {
+    let retained: Vec<_> = restored.retained.iter().map(|message| (message.topic(), message.payload_bytes())).collect();
+    assert_eq!(retained, [("house/door", &b"shut"[..]), ("house/lamp", b"on")]);
+    let [five, three] = &restored.sessions[..] else { panic!("{:?}", restored.sessions) };
+    assert_eq!((&*five.client_id, &five.record, &five.received), ("five", &record(), &vec![21]));
+    assert_eq!((&*three.client_id, three.record.ended_at, three.queue.len()), ("three", None, 0));
+    let [subscription] = &five.subscriptions[..] else { panic!("{:?}", five.subscriptions) };
+    assert_eq!((&*subscription.filter, subscription.id), ("house/#", Some(7)));
+    assert_eq!(subscription.options.retain_handling, RetainHandling::IfNew);
+    let phases: Vec<_> = five.queue.iter().map(|row| &row.phase).collect();
+    let [Phase::Released(11), Phase::Sent(12, sent), Phase::Queued(queued)] = phases[..] else { panic!("{phases:?}") };
+    assert_eq!((sent.message.payload_bytes(), queued.message.payload_bytes()), (&b"2"[..], &b"3"[..]));
+    assert_eq!((queued.share.as_deref(), queued.ids.iter().next()), (Some("$share/group/house/#"), Some(7)));
+    let wills = restored.wills.iter().map(|(_, record)| &record.request.payload[..]);
+    let known = usize::from(version >= schema::WILLS_SINCE);
+    assert_eq!(wills.collect::<Vec<_>>(), vec![b"gone"; known]);
+}
+
+/// Puts the store of `version` to `path`.
+pub(super) fn put(version: i32, path: &Path) {
+    fs::copy(kept(version), path).unwrap();
+    fs::copy(log_of(&kept(version)), log_of(path)).unwrap();
+}
+
+fn version_of(path: &Path) -> i32 {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn what_every_version_has_written_is_read_and_goes_on_as_this_one() {
+    for version in 1..=VERSION {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broker.db");
+        put(version, &path);
+        for time in 0..3 {
+            let (store, restored) = Store::open(&path, StoreSettings::default());
+            assert_eq!(store.health(), Health::Healthy);
+            check(version, &restored);
+            if time == 0 {
+                store.submit(retain("house/door", b"shut"));
+            }
+            assert!(store.close(DEADLINE).await);
+            assert_eq!(version_of(&path), VERSION);
+        }
+        assert!(!path.with_extension("db.bad").exists());
+    }
+}
+
+/// Its tables say what it is.
+#[tokio::test]
+async fn a_store_whose_header_has_lost_its_version_is_read() {
+    for (name, value) in [("user_version", 0), ("user_version", -1), ("application_id", 0)] {
+        for version in 1..=VERSION {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("broker.db");
+            put(version, &path);
+            rusqlite::Connection::open(&path).unwrap().pragma_update(None, name, value).unwrap();
+            let (store, restored) = Store::open(&path, StoreSettings::default());
+            check(version, &restored);
+            assert!(store.close(DEADLINE).await);
+            assert_eq!(version_of(&path), VERSION);
+            assert!(!path.with_extension("db.bad").exists());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_database_of_another_program_is_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broker.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("CREATE TABLE bookmarks(url TEXT); INSERT INTO bookmarks VALUES('x')").unwrap();
+    drop(connection);
+    let before = fs::read(&path).unwrap();
+    let (store, restored) = Store::open(&path, StoreSettings::default());
+    assert!(restored.retained.is_empty() && !store.is_on());
+    assert!(matches!(store.health(), Health::Degraded { error, .. } if error.contains("of another program; hint:")));
+    store.submit(retain("t", b"1"));
+    assert!(store.close(DEADLINE).await);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
