@@ -166,7 +166,7 @@ impl Store {
     ///
     /// It never fails: a damaged file goes to `*.bad` and an empty one takes its place; one that cannot be written now (a
     /// full disk, a file system that is read-only) is read all the same, and written when it can be; with a file that
-    /// cannot be read or must not be touched (in use by another gatepost, written by a newer one or by another program,
+    /// cannot be read or must not be touched (a disk that fails, in use by another gatepost, written by a newer one or by another program,
     /// somebody else's) it keeps nothing. Each is logged, and to be seen in [`Store::health`].
     pub fn open(path: &Path, settings: StoreSettings) -> (Store, Restored) {
         let Opened { hold, restored, error } = match opening::open(path) {

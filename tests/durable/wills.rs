@@ -106,7 +106,13 @@ async fn a_stop_does_not_wait_for_those_that_may_still_come_back() {
     let retained = Connect { will: connect.will.clone().map(|will| Will { retain: true, ..will }), ..connect };
     stay(&world, &retained).await;
     world.flush().await;
-    let world = world.restart(How::Killed).restart(How::Stopped);
+    let world = world.restart(How::Killed);
+    world.expect(&["state restored from disk", "wills=1"]);
+    let connected = with_will(Connect::v3("connected"), b"connected", 0, 0);
+    stay(&world, &connected).await;
+    world.connect(&Connect::v3("p")).await.publish_acked("t", b"after it").await;
+    let world = world.restart(How::Stopped);
+    world.expect(&["state restored from disk", "wills=0"]);
     let mut watcher = world.connect(&Connect::v3("watcher")).await;
     watcher.subscribe(1, "will", 0).await;
     let publish = watcher.recv_publish().await;

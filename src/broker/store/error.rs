@@ -14,6 +14,12 @@ pub(super) enum DatabaseError {
     /// It is not what was written.
     #[error("{} is damaged: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
+    /// The disk does not give back what is in there.
+    #[error(
+        "cannot read {}: {what}; hint: the disk fails, and the kernel's log says how; restart gatepost when it does not, \
+         or move the file away", path.display()
+    )]
+    Unreadable { path: PathBuf, what: String },
     /// Another process has it.
     #[error("{} is in use by another process; hint: is another gatepost running? give each its own `state_dir`", path.display())]
     Locked { path: PathBuf },
@@ -47,6 +53,12 @@ pub(super) enum DatabaseError {
     /// The thread that writes it cannot be started.
     #[error("cannot start the thread of the store: {source}; hint: is the limit of processes for this user reached?")]
     Thread { source: io::Error },
+    /// A file, most likely the log, which is made anew at each start.
+    #[error(
+        "cannot open {} or what belongs to it: {source}; hint: `df -i` shows whether the file system has inodes left, and \
+         `LimitNOFILE` in the unit how many files may be open", path.display()
+    )]
+    Unopened { path: PathBuf, source: rusqlite::Error },
     /// Anything else.
     #[error("cannot read or write {}: {source}; hint: see the kernel's log for errors of the disk", path.display())]
     Failed { path: PathBuf, source: rusqlite::Error },
@@ -66,11 +78,7 @@ impl DatabaseError {
     /// Whether the file may be whole, and is only not to be written: to read it takes its log, which is made if there
     /// is none.
     pub(super) fn is_of_writing(&self) -> bool {
-        match self {
-            DatabaseError::Full { .. } | DatabaseError::ReadOnly { .. } => true,
-            DatabaseError::Failed { source, .. } => source.sqlite_error_code() == Some(ffi::ErrorCode::CannotOpen),
-            _ => false,
-        }
+        matches!(self, DatabaseError::Full { .. } | DatabaseError::ReadOnly { .. } | DatabaseError::Unopened { .. })
     }
 
     /// What SQLite said about `path`.
@@ -89,13 +97,13 @@ impl DatabaseError {
             ffi::ErrorCode::DatabaseCorrupt | ffi::ErrorCode::NotADatabase => {
                 DatabaseError::Damaged { path, what: source.to_string() }
             }
-            // A sector that cannot be read, or a file that is cut short.
-            ffi::ErrorCode::SystemIoFailure
-                if [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS]
-                    .contains(&extended) =>
-            {
-                DatabaseError::Damaged { path, what: source.to_string() }
+            // A file that is cut short.
+            _ if extended == ffi::SQLITE_IOERR_SHORT_READ => DatabaseError::Damaged { path, what: source.to_string() },
+            // A sector that cannot be read, or a disk that is gone.
+            _ if [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_CORRUPTFS].contains(&extended) => {
+                DatabaseError::Unreadable { path, what: source.to_string() }
             }
+            ffi::ErrorCode::CannotOpen => DatabaseError::Unopened { path, source },
             // Our statements are always the same: that one is wrong, or the format unknown, comes from what is in the file.
             _ if extended == ffi::SQLITE_ERROR => DatabaseError::Damaged { path, what: source.to_string() },
             ffi::ErrorCode::DatabaseBusy | ffi::ErrorCode::DatabaseLocked => DatabaseError::Locked { path },

@@ -83,12 +83,12 @@ impl Writer {
         }
     }
 
-    /// Notes that `batch` was not written. What is damaged is set aside at the next try, and nothing of it is missed:
+    /// Notes that `batch` was not written. What is damaged, or not given back by the disk, is set aside at the next try, and nothing of it is missed:
     /// all of it was read at the start.
     fn put_off(&mut self, error: DatabaseError, batch: Pending) {
         self.fail(&error);
         let now = Instant::now();
-        if let DatabaseError::Damaged { what, .. } = error {
+        if let DatabaseError::Damaged { what, .. } | DatabaseError::Unreadable { what, .. } = error {
             self.hold = Hold::Damaged(what);
             self.shared.update(|ledger| ledger.lose(now));
         } else {
