@@ -13,7 +13,7 @@ const FILES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 pub(super) fn set_aside(path: &Path, what: &str) -> Result<(), DatabaseError> {
     let bad = beside(path, ".bad");
     let moved = move_all(path, &bad);
-    moved.map_err(|source| DatabaseError::file(&bad, source))?;
+    moved.map_err(|source| DatabaseError::Folder { path: bad.clone(), source })?;
     tracing::error!(
         database = %path.display(), moved_to = %bad.display(), damage = what,
         "the database is damaged; starting with an empty one: retained messages and sessions are gone"

@@ -20,6 +20,12 @@ pub(super) enum DatabaseError {
          or move the file away", path.display()
     )]
     Unreadable { path: PathBuf, what: String },
+    /// To read it, a change that was cut short has to be undone.
+    #[error(
+        "{} was being written when gatepost ended, and that cannot be undone where nothing can be written; hint: make room, \
+         or mount the file system with `rw`, and restart gatepost", path.display()
+    )]
+    Unfinished { path: PathBuf },
     /// Another process has it.
     #[error("{} is in use by another process; hint: is another gatepost running? give each its own `state_dir`", path.display())]
     Locked { path: PathBuf },

@@ -64,9 +64,9 @@ fn read_only(path: &Path, error: DatabaseError) -> Result<Opened, DatabaseError>
     let footprint = look()?;
     let mut restored = Restored::default();
     if footprint != Footprint::default() {
-        // What it would bring back has to be written first; and there is one only while a new file is made.
-        if size(&beside(path, "-journal")).is_ok_and(|size| size > 0) {
-            return Err(error);
+        // There is one only while a new file is made.
+        if print(&beside(path, "-journal")).is_ok_and(|journal| journal.is_some()) {
+            return Err(DatabaseError::Unfinished { path: path.to_owned() });
         }
         restored = read_as(path, Access::Unlocked { log: footprint.log.is_some() })?.1;
         if look()? != footprint {
@@ -144,10 +144,6 @@ fn print(path: &Path) -> io::Result<Option<Print>> {
     }
 }
 
-fn size(path: &Path) -> io::Result<u64> {
-    Ok(print(path)?.map_or(0, |(_, size, _)| size))
-}
-
 /// The database at `path`, ready to be written, and what is in it.
 #[cfg(test)]
 pub(super) fn open_ready(path: &Path) -> Result<(Database, Restored), DatabaseError> {
@@ -203,6 +199,14 @@ mod tests {
             assert!(matches!(error, DatabaseError::Changed { .. }), "{error}");
         }
         assert_eq!(Footprint::of(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn what_has_to_be_undone_first_is_not_read_where_nothing_can_be_written() {
+        let (_folder, path) = folder();
+        fs::write(beside(&path, "-journal"), b"undo this").unwrap();
+        let read = read_only(&path, DatabaseError::Full { path: path.clone() });
+        assert!(matches!(read, Err(DatabaseError::Unfinished { .. })));
     }
 
     #[test]
