@@ -28,6 +28,7 @@ use share::Groups;
 pub use stats::BrokerStats;
 use store::Store;
 use sys::Sys;
+use wills::Wills;
 
 pub mod acl;
 mod admission;
@@ -63,6 +64,7 @@ pub mod subscriptions;
 mod sys;
 mod waiters;
 mod will;
+mod wills;
 
 /// The broker. Dropping it stops it without waiting; [`Broker::stop`] waits.
 #[derive(Debug)]
@@ -164,6 +166,7 @@ struct Shared {
     started: Instant,
     bus: Bus,
     store: Store,
+    wills: Arc<Wills>,
     stats: BrokerStats,
     sys: Sys,
     sessions: Sessions,
@@ -200,6 +203,7 @@ impl Broker {
             started: Instant::now(),
             sys: Sys::new(bus.session_number(), Instant::now()),
             bus,
+            wills: Arc::new(Wills::new(store.clone())),
             store,
             stats: BrokerStats::default(),
             sessions: Sessions::default(),

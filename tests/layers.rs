@@ -21,7 +21,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tokio_tungstenite", &["net/websocket/"]),
     ("ratatui", &["cli/top.rs", "cli/top/"]),
     ("tokio_serial", &["transport/serial.rs"]),
-    ("rusqlite", &["broker/store/database.rs", "broker/store/restore.rs"]),
+    ("rusqlite", &["broker/store/"]),
 ];
 
 struct Source {

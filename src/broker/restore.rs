@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::Shared;
 use super::session::{Session, has_expired};
 use super::store::{Change, Restored, Store, StoreSettings, StoredSession};
+use super::{Shared, wills};
 use crate::log_limit::excerpt;
 
 /// Opens the store at `path`; without one nothing is kept.
@@ -19,14 +19,14 @@ pub async fn open(path: Option<PathBuf>) -> (Store, Restored) {
     })
 }
 
-/// Takes in retained messages and sessions. When this returns, all sessions read the bus.
+/// Takes in retained messages, sessions and wills. When this returns, all sessions read the bus.
 pub fn all(shared: &Arc<Shared>, restored: Restored) {
     if !shared.store.is_on() {
         return;
     }
-    let Restored { retained, sessions, unfit } = restored;
+    let Restored { retained, sessions, wills, unfit } = restored;
     drop_unfit(&shared.store, unfit);
-    let found = retained.len();
+    let (found, left) = (retained.len(), wills.len());
     let refused = shared.bus.restore(retained);
     if refused > 0 {
         let limit = shared.settings.read().max_retained;
@@ -40,7 +40,8 @@ pub fn all(shared: &Arc<Shared>, restored: Restored) {
     }
     // They end as if they had ended while the gateway ran: others of their groups, who are there now, get what they can.
     expired.into_iter().for_each(|stored| resume(shared, stored));
-    tracing::info!(sessions = kept, messages, retained = found - refused, "state restored from disk");
+    tracing::info!(sessions = kept, messages, retained = found - refused, wills = left, "state restored from disk");
+    wills::restore(shared, wills);
     shared.tasks.spawn(save_anew(shared.clone()));
 }
 
@@ -63,7 +64,7 @@ fn resume(shared: &Arc<Shared>, stored: StoredSession) {
     shared.sessions.resume(shared, session, expires);
 }
 
-/// Gives the retained messages to the store whenever it has lost what it had.
+/// Gives the retained messages and the wills to the store whenever it has lost what it had.
 async fn save_anew(shared: Arc<Shared>) {
     let mut number = 0;
     loop {
@@ -72,5 +73,6 @@ async fn save_anew(shared: Arc<Shared>) {
             next = shared.store.resync(number) => number = next,
         }
         shared.bus.save();
+        shared.wills.save();
     }
 }

@@ -33,6 +33,7 @@ use super::stats::Counted;
 use super::store::Store;
 use super::subscriptions::Subscriptions;
 use super::will;
+use super::wills::{self, KeptWill};
 use crate::config;
 use crate::log_limit::{LogLimit, excerpt};
 use crate::net::limits::Permits;
@@ -55,6 +56,7 @@ mod replies;
 mod restore;
 mod stop;
 mod tally;
+mod testament;
 mod timer;
 mod wire;
 
@@ -132,6 +134,8 @@ pub struct Session {
     is_writing: bool,
     /// While the session outlives its connection, and there is a disk.
     journal: Option<Journal>,
+    /// The will's place on disk, until it is published or not going to be.
+    kept_will: Option<KeptWill>,
     drop_log: LogLimit,
     tally: Tally,
     /// Until the broker stops; then it publishes nothing more.
@@ -267,6 +271,7 @@ impl Session {
             replies: Replies::default(),
             is_writing: false,
             journal: None,
+            kept_will: None,
             drop_log: LogLimit::default(),
             tally: Tally::new(&shared.stats),
             speaks: Some(shared.speakers.token()),
@@ -389,8 +394,9 @@ impl Session {
     }
 
     /// Publishes `will`, at once if the bus has room for it, or else in the task that is returned.
-    fn begin_to_publish(&self, will: &WillRequest) -> Option<JoinHandle<()>> {
+    fn begin_to_publish(&mut self, will: &WillRequest) -> Option<JoinHandle<()>> {
         let client_id = self.client_id.clone();
+        let kept = self.kept_will.take();
         if !self.may_write(&will.topic) {
             self.shared.stats.dropped.count(DropReason::Denied);
             let client_id = excerpt(&client_id);
@@ -398,23 +404,31 @@ impl Session {
             return None;
         }
         tracing::debug!(client_id = excerpt(&client_id), topic = will.topic, "will published");
+        let bus = self.shared.bus.clone();
         let failed = move |error: &BusError| {
             tracing::warn!(client_id = excerpt(&client_id), %error, "cannot publish a will");
         };
-        match self.shared.bus.try_publish(will::envelope(will, self.number, Instant::now())) {
-            Ok(_) => None,
-            Err(TryPublishError::Bus(error)) => {
-                failed(&error);
+        let envelope = will::envelope(will, self.number, Instant::now());
+        let lane = envelope.lane();
+        match self.shared.bus.try_publish(envelope) {
+            Ok(published) => {
+                if let Some(kept) = kept {
+                    self.shared.tasks.spawn(async move { kept.forget(&bus, lane, &published).await });
+                }
                 None
             }
-            Err(TryPublishError::Busy(envelope)) => {
-                let bus = self.shared.bus.clone();
-                Some(self.shared.tasks.spawn(async move {
-                    if let Err(error) = bus.publish(envelope).await {
-                        failed(&error);
-                    }
-                }))
+            Err(TryPublishError::Bus(error)) => {
+                failed(&error);
+                if let Some(kept) = kept {
+                    kept.leave();
+                }
+                None
             }
+            Err(TryPublishError::Busy(envelope)) => Some(self.shared.tasks.spawn(async move {
+                if let Err(error) = wills::publish(&bus, envelope, kept).await {
+                    failed(&error);
+                }
+            })),
         }
     }
 }

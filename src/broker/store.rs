@@ -1,4 +1,4 @@
-//! What survives kill -9 and power cuts: retained messages, sessions, their subscriptions, queues and QoS 2 state.
+//! What survives kill -9 and power cuts: retained messages, sessions, their subscriptions, queues and QoS 2 state, wills.
 //!
 //! Everybody submits [`Change`]s, which never blocks, and may wait for the [`Ticket`] that comes back. A thread of its
 //! own takes all that waits and writes it in one transaction: so the cost of an fsync is shared by all messages of some
@@ -23,31 +23,38 @@ pub use crate::broker::admission::SessionExpiry;
 use crate::stats::Counter;
 pub use change::{
     Change, HoldKey, Phase, Restored, RowId, SessionId, SessionRecord, StoredMessage, StoredRow, StoredSession,
-    StoredSubscription, Urgency,
+    StoredSubscription, StoredWill, Urgency, WillId,
 };
 
-use database::DatabaseError;
+use error::DatabaseError;
 use ledger::{Ledger, Submitted};
+use opening::Opened;
 use stall::Disk;
 pub use stall::PATIENCE;
 use writer::Writer;
 
+mod batch;
 mod change;
 #[cfg(test)]
 mod crash;
 mod damage;
 mod database;
 mod encode;
+mod error;
 #[cfg(test)]
 mod fixture;
 mod ledger;
 #[cfg(test)]
 mod model;
+mod opening;
 mod pending;
 mod restore;
+mod schema;
 mod stall;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod versions;
 mod writer;
 
 /// Says when a change is on disk; see [`Store::is_done`]. A later change's is not lower.
@@ -146,6 +153,7 @@ struct Shared {
     stats: StoreStats,
     last_row: AtomicU64,
     last_session: AtomicU64,
+    last_will: AtomicU64,
 }
 
 impl Store {
@@ -156,13 +164,13 @@ impl Store {
 
     /// Opens or makes the database at `path`, reads it, and starts the thread that writes it. Blocks.
     ///
-    /// It never fails: a damaged file goes to `*.bad` and an empty one takes its place; with a file that cannot be used
-    /// (locked by another gatepost, written by a newer one, a folder that cannot be written) it keeps nothing, which is
-    /// logged and to be seen in [`Store::health`].
+    /// It never fails: a damaged file goes to `*.bad` and an empty one takes its place; one that cannot be written now (a
+    /// full disk, a file system that is read-only) is read all the same, and written when it can be; with a file that
+    /// cannot be read or must not be touched (a disk that fails, in use by another gatepost, written by a newer one or by another program,
+    /// somebody else's) it keeps nothing. Each is logged, and to be seen in [`Store::health`].
     pub fn open(path: &Path, settings: StoreSettings) -> (Store, Restored) {
-        let (database, restored, error) = match writer::open(path) {
-            Ok((database, restored)) => (Some(database), restored, None),
-            Err(error @ DatabaseError::Full { .. }) => (None, Restored::default(), Some(error)),
+        let Opened { hold, restored, error } = match opening::open(path) {
+            Ok(opened) => opened,
             Err(error) => return (Store::unusable(path, &error), Restored::default()),
         };
         let mut ledger = Ledger::new(settings);
@@ -170,9 +178,11 @@ impl Store {
             ledger.failed(pending::Pending::default(), Instant::now());
         }
         let shared = Arc::new(Shared::new(path.to_owned(), ledger, true));
-        shared.set_error(error.as_ref());
         shared.number_from(&restored);
-        let writer = Writer::new(shared.clone(), database);
+        let mut writer = Writer::new(shared.clone(), hold);
+        if let Some(error) = error {
+            writer.fail(&error);
+        }
         match thread::Builder::new().name("gatepost-store".to_owned()).spawn(|| writer.run()) {
             Ok(_) => (Store(Arc::new(Handle(shared))), restored),
             Err(source) => (Store::unusable(path, &DatabaseError::Thread { source }), restored),
@@ -210,6 +220,11 @@ impl Store {
     /// A new session.
     pub fn new_session(&self) -> SessionId {
         SessionId(self.shared().last_session.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// A new will, higher than all before.
+    pub fn new_will(&self) -> WillId {
+        WillId(self.shared().last_will.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     /// Takes a change; never blocks. The ticket says when it is on disk; that of a lazy or a held change is done.
@@ -263,7 +278,7 @@ impl Store {
     }
 
     /// Resolves with a new number when everybody must submit anew all that he wants kept: retained messages, sessions,
-    /// subscriptions, queues (held rows without their hold), received identifiers. `seen` is the number that the last
+    /// subscriptions, queues (held rows without their hold), received identifiers, wills. `seen` is the number that the last
     /// call returned, 0 at first. What was on disk is replaced a second later; nobody waits for tickets until then.
     pub async fn resync(&self, seen: u64) -> u64 {
         let number = || self.shared().resyncs.load(Ordering::Acquire);
@@ -345,10 +360,11 @@ impl Shared {
             stats: StoreStats::default(),
             last_row: AtomicU64::new(0),
             last_session: AtomicU64::new(0),
+            last_will: AtomicU64::new(0),
         }
     }
 
-    /// New rows and sessions come after the restored ones.
+    /// New rows, sessions and wills come after the restored ones.
     fn number_from(&self, restored: &Restored) {
         let unfit = restored.unfit.iter().filter_map(|(_, change)| match change {
             Change::Dequeue { row, .. } => Some(row.get()),
@@ -358,6 +374,8 @@ impl Shared {
         self.last_row.store(rows.max().unwrap_or(0), Ordering::Relaxed);
         let sessions = restored.sessions.iter().map(|session| session.session.get());
         self.last_session.store(sessions.max().unwrap_or(0), Ordering::Relaxed);
+        let wills = restored.wills.iter().map(|(will, _)| will.get());
+        self.last_will.store(wills.max().unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Does something with the accounts and tells those who wait what has come of it.

@@ -73,10 +73,20 @@ impl Gateway {
 
     /// As [`Gateway::start_in`], by a shell that does `before` first.
     pub fn start_after(dir: TempDir, before: &str) -> Gateway {
+        Gateway::start_by(dir, Command::new("sh"), before)
+    }
+
+    /// The same, with a mount namespace of its own, where `before` is root.
+    pub fn start_unshared(dir: TempDir, before: &str) -> Gateway {
+        let mut unshare = Command::new("unshare");
+        unshare.args(if rustix::process::getuid().is_root() { &["-m", "sh"][..] } else { &["-r", "-m", "sh"] });
+        Gateway::start_by(dir, unshare, before)
+    }
+
+    fn start_by(dir: TempDir, mut shell: Command, before: &str) -> Gateway {
         let file = dir.path().join("gatepost.toml");
         std::fs::write(&file, format!("{HEAD}{LOG}{LISTENER}")).unwrap();
         let run = gatepost(&["run", "-c", file.to_str().unwrap()]);
-        let mut shell = Command::new("sh");
         shell.args(["-c", &format!("{before}; exec \"$0\" \"$@\"")]).arg(run.get_program()).args(run.get_args());
         shell.env_remove("GATEPOST_LOG").env_remove("STATE_DIRECTORY");
         let process = Process::spawn(shell);

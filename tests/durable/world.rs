@@ -33,9 +33,19 @@ impl World {
         World(Some(tokio::task::block_in_place(|| Gateway::start_with(TempDir::new().unwrap(), config))))
     }
 
+    /// The same in a folder that is there.
+    pub fn start_with_in(dir: TempDir, config: &str) -> World {
+        World(Some(tokio::task::block_in_place(|| Gateway::start_with(dir, config))))
+    }
+
     /// By a shell that does `before` first.
     pub fn start_after(dir: TempDir, before: &str) -> World {
         World(Some(tokio::task::block_in_place(|| Gateway::start_after(dir, before))))
+    }
+
+    /// By a shell that does `before` first, with a mount namespace of its own.
+    pub fn start_unshared(dir: TempDir, before: &str) -> World {
+        World(Some(tokio::task::block_in_place(|| Gateway::start_unshared(dir, before))))
     }
 
     /// Waits for a line of the log.

@@ -1,4 +1,4 @@
-//! A disk that does not answer: an SD card at its end, a file system that is frozen.
+//! A disk that does not answer, or cannot be read: an SD card at its end, a file system that is frozen, a cable that is loose.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,10 +10,10 @@ use serde_json::Value;
 use crate::common::{DEADLINE, Mqtt, Process, gatepost};
 use crate::notify::{Manager, port};
 
-/// A library in `dir` that makes fsync(2) hang.
-fn hanging_disk(dir: &Path) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/hanging_disk.c");
-    let library = dir.join("hanging_disk.so");
+/// A library in `dir` that makes the disk behave as the file of this name in tests/c says.
+fn disk(dir: &Path, name: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(name).with_extension("c");
+    let library = dir.join(name).with_extension("so");
     let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap();
     assert!(built.success());
     library
@@ -51,7 +51,7 @@ fn a_disk_that_does_not_answer_is_told_and_is_no_reason_to_be_killed() {
     let hangs = manager.dir().join("hangs");
     let mut command = manager.command(Some(Duration::from_secs(1)));
     command
-        .env("LD_PRELOAD", hanging_disk(manager.dir()))
+        .env("LD_PRELOAD", disk(manager.dir(), "hanging_disk"))
         .env("TEST_DISK_HANGS", &hangs)
         .env("RUNTIME_DIRECTORY", manager.dir());
     let mut gateway = Process::spawn(command);
@@ -95,4 +95,37 @@ fn a_disk_that_does_not_answer_is_told_and_is_no_reason_to_be_killed() {
     std::fs::write(&hangs, "").unwrap();
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.wait(Duration::from_secs(5)).code(), Some(0));
+}
+
+/// What cannot be read is not lost yet: a cable is pushed in again, and it can.
+#[test]
+fn a_store_that_the_disk_does_not_give_back_is_left_alone() {
+    let manager = Manager::new();
+    manager.configure("");
+    let fails = manager.dir().join("fails");
+    let start = || {
+        let mut command = manager.command(None);
+        command
+            .env("LD_PRELOAD", disk(manager.dir(), "failing_disk"))
+            .env("TEST_DISK_FAILS", &fails)
+            .env("RUNTIME_DIRECTORY", manager.dir());
+        let gateway = Process::spawn(command);
+        gateway.find("ready");
+        gateway
+    };
+    let mut gateway = start();
+    Mqtt::connect(port(&gateway)).retain("kept", "before");
+    gateway.kill();
+
+    std::fs::write(&fails, "").unwrap();
+    let mut gateway = start();
+    gateway.find_all(&["ERROR", "nothing is kept on disk", "cannot read ", "hint:"]);
+    assert_eq!(store(&manager.dir().join("control.sock"))["state"], "degraded");
+    Mqtt::connect(port(&gateway)).retain("kept", "meanwhile");
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait(Duration::from_secs(5)).code(), Some(0));
+
+    std::fs::remove_file(&fails).unwrap();
+    let gateway = start();
+    Mqtt::subscriber(port(&gateway), "kept").expect("kept", "before");
 }

@@ -33,6 +33,7 @@ impl Session {
         self.inflight.connect(self.settings.max_inflight.min(connection.connect.receive_maximum));
         self.shares.set_connected(true);
         self.set_expiry(connection.terms.session_expiry);
+        self.keep_will(&connection);
         let clean_start = connection.connect.clean_start;
         let mut wire = Wire::new(*connection, self.shared.stats.connected.count(), now);
         connack.write(&mut wire.output, wire.version);
@@ -149,6 +150,11 @@ impl Session {
             let due = if stopped { ended } else { will::due(&will, ended, session_expiry) };
             (will, due)
         });
+        match (&will, &self.kept_will) {
+            (None, _) => self.kept_will = None,
+            (Some((_, due)), Some(kept)) if *due > ended => kept.ended(session_expiry),
+            _ => {}
+        }
         let expires = match session_expiry {
             SessionExpiry::After(interval) => Some(ended + interval),
             SessionExpiry::Never => None,

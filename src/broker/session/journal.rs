@@ -127,7 +127,7 @@ impl Session {
         }
     }
 
-    fn username(&self) -> Option<Arc<str>> {
+    pub(super) fn username(&self) -> Option<Arc<str>> {
         self.login.user().map(Arc::from)
     }
 

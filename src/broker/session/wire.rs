@@ -290,14 +290,14 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::broker::limits::{Limits, Room};
     use crate::broker::stats::BrokerStats;
+    use crate::net::limits::{Limit, Limits};
 
     async fn wire() -> (Wire, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let permits = Limits::new(1, 1).admit(&Room::new(1), None).await.unwrap();
+        let permits = Limits::new(1, 1).admit(&Limit::new(1), None).await.unwrap();
         let wire = Wire {
             version: Version::V5,
             peer: Peer::Ip(address),
@@ -317,6 +317,7 @@ mod tests {
             has_just_written: false,
             read_size: LEAST_READ,
             permits,
+            _presence: None,
             _connected: BrokerStats::default().connected.count(),
         };
         (wire, client.unwrap())

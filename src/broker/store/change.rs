@@ -2,11 +2,12 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::broker::admission::SessionExpiry;
 use crate::broker::lane::Lane;
 use crate::broker::message::Message;
+use crate::broker::packet::WillRequest;
 use crate::broker::subscriptions::{Ids, SubscriptionOptions};
 use crate::qos::Qos;
 
@@ -17,6 +18,10 @@ pub struct SessionId(pub(super) u64);
 /// A queued message on disk. A later one is higher, also over restarts: the order of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowId(pub(super) NonZeroU64);
+
+/// A will on disk. A later one is higher, also over restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WillId(pub(super) u64);
 
 /// The message of a QoS 2 publisher that queued rows wait for; see [`Change::Enqueue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,6 +153,19 @@ pub enum Change {
         /// The client's packet identifier.
         packet_id: u16,
     },
+    /// There is such a will, or what is known of it is another now. Lazy: a crash within a second of CONNECT may find it
+    /// missing.
+    KeepWill {
+        /// Which; new ones from [`Store::new_will`](super::Store::new_will).
+        will: WillId,
+        /// The will.
+        record: Arc<StoredWill>,
+    },
+    /// The will is not to be published any more, or was. Lazy: a crash within a second publishes it again.
+    DropWill {
+        /// Which.
+        will: WillId,
+    },
     /// What waits for this key waits no longer, though there is no identifier to go with it: the publisher's session has
     /// ended before its [`Change::Receive`].
     Unhold {
@@ -194,6 +212,23 @@ pub struct StoredMessage {
     pub share: Option<Arc<str>>,
 }
 
+/// The will of a client that is connected, or that was and may still come back in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredWill {
+    /// Whose.
+    pub client_id: Arc<str>,
+    /// By what rights it is published.
+    pub username: Option<Arc<str>>,
+    /// As the client wrote it.
+    pub request: WillRequest,
+    /// How long the session outlives the connection; it is due then at the latest. Whole seconds on disk.
+    pub expiry: SessionExpiry,
+    /// How long the client may be silent, one and a half times its keep-alive. Milliseconds on disk.
+    pub silence: Option<Duration>,
+    /// When the connection ended; `None`: it is there. Milliseconds on disk.
+    pub ended_at: Option<SystemTime>,
+}
+
 /// What was on disk.
 #[derive(Debug, Default)]
 pub struct Restored {
@@ -204,6 +239,8 @@ pub struct Restored {
     /// What an earlier version kept and would not take today, and is not among the above: its topic, and the change by
     /// which it goes.
     pub unfit: Vec<(Arc<str>, Change)>,
+    /// Wills, in the order they came.
+    pub wills: Vec<(WillId, StoredWill)>,
 }
 
 /// A session that was on disk.
@@ -254,6 +291,13 @@ impl RowId {
     /// As a number, from 1.
     pub fn get(self) -> u64 {
         self.0.get()
+    }
+}
+
+impl WillId {
+    /// As a number.
+    pub fn get(self) -> u64 {
+        self.0
     }
 }
 

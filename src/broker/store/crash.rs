@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::fixture::{connected, stored};
+use super::fixture::{connected, draft_message, stored, will};
 use super::*;
 use crate::broker::lane::Lane;
 
@@ -29,6 +29,8 @@ async fn child() {
         "queue" => queue(path).await,
         "full" => full(path).await,
         "overfull" => overfull(path).await,
+        "migrate" => migrate(path).await,
+        "migrate in no room" => migrate_in_no_room(path).await,
         _ => panic!("no such role: {role}"),
     }
 }
@@ -54,6 +56,7 @@ fn number(outgoing: &StoredMessage) -> u64 {
 /// how far it came.
 async fn queue(path: &Path) {
     let (store, restored) = Store::open(path, StoreSettings::default());
+    let mut last_will = restored.wills.last().map_or_else(|| store.new_will(), |(will, _)| *will);
     let (mut rows, mut next, session) = match restored.sessions.into_iter().next() {
         None => {
             let (session, client_id) = (store.new_session(), Arc::from("client"));
@@ -78,6 +81,12 @@ async fn queue(path: &Path) {
             store.submit(Change::Forgive { session, packet_id: old as u16 });
         }
         if next % BURST == 0 {
+            let record = will("client", &next.to_le_bytes()).into();
+            let before = std::mem::replace(&mut last_will, store.new_will());
+            store.submit(Change::KeepWill { will: last_will, record });
+            store.submit(Change::DropWill { will: before });
+            // Somebody waits for this one.
+            store.submit(Change::Receive { session, packet_id: next as u16, seals: None });
             store.done(store.latest()).await;
             println!("at {next}");
         }
@@ -107,7 +116,7 @@ fn what_was_done_survives_kill_9_at_any_moment() {
 
 /// Returns the last number that is there.
 fn check_queue(path: &Path, done: u64) -> u64 {
-    let (_, restored) = writer::open(path).unwrap();
+    let (_, restored) = opening::open_ready(path).unwrap();
     assert!(!path.with_file_name("broker.db.bad").exists());
     let session = &restored.sessions[0];
     let numbers: Vec<u64> = session
@@ -124,6 +133,9 @@ fn check_queue(path: &Path, done: u64) -> u64 {
     assert!(first + QUEUED + BURST >= done, "{first}: what was taken out stays out");
     let received = &session.received;
     assert_eq!(u64::from(received[received.len() - 1]), last, "message and identifier are one");
+    let (_, will) = restored.wills.last().expect("there is always one");
+    let number = u64::from_le_bytes(will.request.payload[..].try_into().unwrap());
+    assert!(number >= done, "the will of {number}, and {done} was done");
     assert!(received.len().abs_diff(numbers.len()) <= 1, "{received:?}");
     last
 }
@@ -190,7 +202,7 @@ fn a_full_disk_is_survived_and_all_is_there_when_it_has_room_again() {
         let path = folder.path().join("broker.db");
         let child = start(role, &path).wait_with_output().unwrap();
         assert!(child.status.success(), "{role}: {}", String::from_utf8_lossy(&child.stdout));
-        let (_, restored) = writer::open(&path).unwrap();
+        let (_, restored) = opening::open_ready(&path).unwrap();
         assert!(!path.with_file_name("broker.db.bad").exists());
         let queue = &restored.sessions[0].queue;
         let numbers = queue.iter().map(|row| match &row.phase {
@@ -199,4 +211,70 @@ fn a_full_disk_is_survived_and_all_is_there_when_it_has_room_again() {
         });
         assert_eq!(numbers.collect::<Vec<_>>(), (0..100).collect::<Vec<_>>(), "{role}");
     }
+}
+
+/// Opens a store of the first version, and says that it is about to.
+async fn migrate(path: &Path) {
+    println!("at 0");
+    let (store, restored) = Store::open(path, StoreSettings::default());
+    versions::check(1, &restored);
+    store.done(retain(&store, "house/door", b"shut")).await;
+    println!("at 1");
+    std::future::pending::<()>().await;
+}
+
+fn retain(store: &Store, topic: &str, payload: &[u8]) -> Ticket {
+    let message = draft_message(topic, payload, crate::qos::Qos::AtLeastOnce, None);
+    store.submit(Change::Retain(message, Urgency::Urgent))
+}
+
+#[test]
+fn a_new_format_survives_kill_9_at_any_moment() {
+    let mut finished = 0;
+    for round in 0..30 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broker.db");
+        versions::put(1, &path);
+        // The second one goes on where the first was killed.
+        for wait in [fastrand::u64(0..6000), fastrand::u64(0..6000)] {
+            let mut child = start("migrate", &path);
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let mut said = lines.map_while(Result::ok).filter(|line| line.contains("at "));
+            said.next().expect("the child starts");
+            std::thread::sleep(Duration::from_micros(wait));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            finished += said.count();
+        }
+        let (_, restored) = opening::open_ready(&path).unwrap();
+        versions::check(1, &restored);
+        assert!(!path.with_file_name("broker.db.bad").exists(), "round {round}");
+    }
+    assert!(finished < 60, "none was killed in time");
+}
+
+/// A disk that takes no byte more than there is: all is read, and the new format comes when there is room.
+async fn migrate_in_no_room(path: &Path) {
+    let log = std::fs::metadata(path.with_extension("db-wal")).unwrap().len();
+    limit_files(Some(log));
+    let (store, restored) = Store::open(path, StoreSettings::default());
+    versions::check(1, &restored);
+    assert!(matches!(store.health(), Health::Degraded { .. }) && store.is_on(), "{:?}", store.health());
+    let ticket = retain(&store, "house/window", b"open");
+    assert!(store.is_done(ticket), "nobody waits");
+    limit_files(None);
+    store.shared().until(|| store.health() == Health::Healthy).await;
+    assert!(store.close(Duration::from_secs(20)).await);
+}
+
+#[test]
+fn a_store_of_an_older_version_on_a_full_disk_is_read_and_brought_to_this_version_when_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broker.db");
+    versions::put(1, &path);
+    let child = start("migrate in no room", &path).wait_with_output().unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    let (_, mut restored) = opening::open_ready(&path).unwrap();
+    assert_eq!(restored.retained.pop().unwrap().topic(), "house/window");
+    versions::check(1, &restored);
 }

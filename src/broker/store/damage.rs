@@ -4,17 +4,16 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::database::DatabaseError;
+use super::error::DatabaseError;
 
 /// The database and what SQLite keeps beside it.
 const FILES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Moves the database at `path` and its log to `*.bad`, in place of older ones. It must be closed.
 pub(super) fn set_aside(path: &Path, what: &str) -> Result<(), DatabaseError> {
-    let bad = with_suffix(path, ".bad");
+    let bad = beside(path, ".bad");
     let moved = move_all(path, &bad);
-    let folder = |source| DatabaseError::Folder { path: bad.clone(), source };
-    moved.map_err(folder)?;
+    moved.map_err(|source| DatabaseError::Folder { path: bad.clone(), source })?;
     tracing::error!(
         database = %path.display(), moved_to = %bad.display(), damage = what,
         "the database is damaged; starting with an empty one: retained messages and sessions are gone"
@@ -24,11 +23,11 @@ pub(super) fn set_aside(path: &Path, what: &str) -> Result<(), DatabaseError> {
 
 fn move_all(path: &Path, bad: &Path) -> io::Result<()> {
     for suffix in FILES {
-        remove(&with_suffix(bad, suffix))?;
+        remove(&beside(bad, suffix))?;
     }
     // The log first: without its database it is nothing, with another one it would be damage.
     for suffix in FILES.iter().rev() {
-        match fs::rename(with_suffix(path, suffix), with_suffix(bad, suffix)) {
+        match fs::rename(beside(path, suffix), beside(bad, suffix)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -43,7 +42,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+/// The file that SQLite keeps beside the database at `path` by this suffix.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)
@@ -51,5 +51,5 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// Bytes of the database at `path` and its log.
 pub(super) fn size(path: &Path) -> u64 {
-    FILES.iter().map(|suffix| fs::metadata(with_suffix(path, suffix)).map_or(0, |file| file.len())).sum()
+    FILES.iter().map(|suffix| fs::metadata(beside(path, suffix)).map_or(0, |file| file.len())).sum()
 }

@@ -10,17 +10,15 @@ use std::{fs, io};
 
 use foldhash::fast::RandomState;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, ffi, params};
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, ffi};
+use rustix::fs::{Access as Right, AtFlags, CWD, accessat};
 
-use super::change::{RowId, SessionId};
-use super::encode::{self, Clock, Stage};
-use super::pending::{Pending, RowChange, SessionChanges};
+use super::batch::Batch;
+use super::change::SessionId;
+use super::error::DatabaseError;
+use super::pending::Pending;
+use super::schema::{Schema, VERSION};
 
-/// "gate": the file is ours.
-const APPLICATION: i32 = 0x6761_7465;
-/// Of the tables below.
-const VERSION: i32 = 1;
 /// Bytes of a page. A commit of one message writes one page: with 4096 and the header of the log that are two blocks
 /// of a file system, 8.5 KB; with 1024 mostly one, 5.2 KB. Smaller ones cost more than they save.
 const PAGE: u64 = 1024;
@@ -32,20 +30,16 @@ const CHECKPOINT_PAGES: u64 = 4000;
 const SHRINK_PAGES: i64 = 4000;
 const KEPT_FREE_PAGES: i64 = 4000;
 
-const TABLES: [&str; 5] = [
-    "CREATE TABLE sessions(session INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT",
-    "CREATE TABLE subscriptions(session INTEGER NOT NULL, filter TEXT NOT NULL, options BLOB NOT NULL, \
-     PRIMARY KEY(session, filter)) STRICT, WITHOUT ROWID",
-    "CREATE TABLE queue(row INTEGER PRIMARY KEY, stage INTEGER NOT NULL, session INTEGER NOT NULL, message BLOB) STRICT",
-    "CREATE TABLE received(id INTEGER PRIMARY KEY, sum INTEGER NOT NULL) STRICT",
-    "CREATE TABLE retained(topic TEXT NOT NULL PRIMARY KEY, message BLOB NOT NULL) STRICT, WITHOUT ROWID",
-];
-
 /// An open database.
 #[derive(Debug)]
 pub(super) struct Database {
     connection: Connection,
     path: PathBuf,
+    schema: Schema,
+    /// Whether there are rows that belong to no session.
+    is_orphaned: bool,
+    /// Whether it was made ready to be written.
+    is_ready: bool,
     /// How many rows of the queue each session has; none has no entry.
     owned: HashMap<SessionId, u64, RandomState>,
     /// Pages in the log when it was last looked at.
@@ -61,85 +55,40 @@ pub(super) struct Written {
     pub(super) bytes: u64,
 }
 
-/// Why the database does not do it.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DatabaseError {
-    /// It is not what was written.
-    #[error("{} is damaged: {what}", path.display())]
-    Damaged { path: PathBuf, what: String },
-    /// Another process has it.
-    #[error("{} is in use by another process; hint: is another gatepost running? give each its own `state_dir`", path.display())]
-    Locked { path: PathBuf },
-    /// A later gatepost wrote it.
-    #[error(
-        "{} was written by a newer gatepost (format {version}, this one knows {VERSION}); hint: update gatepost, or \
-         move the file away", path.display()
-    )]
-    Newer { path: PathBuf, version: i32 },
-    /// There is no room.
-    #[error("cannot write {}: the disk is full; hint: make room, gatepost goes on by itself then", path.display())]
-    Full { path: PathBuf },
-    /// The folder, or a file that is none.
-    #[error(
-        "cannot open {}: {source}; hint: gatepost must be able to write in the folder `state_dir`, and the file must be \
-         its own (was it started as root once?)", path.display()
-    )]
-    Folder { path: PathBuf, source: io::Error },
-    /// The thread that writes it cannot be started.
-    #[error("cannot start the thread of the store: {source}; hint: is the limit of processes for this user reached?")]
-    Thread { source: io::Error },
-    /// Anything else.
-    #[error("cannot read or write {}: {source}; hint: see the kernel's log for errors of the disk", path.display())]
-    Failed { path: PathBuf, source: rusqlite::Error },
-}
-
-impl DatabaseError {
-    /// What SQLite said about `path`.
-    pub(super) fn new(path: &Path, source: rusqlite::Error) -> DatabaseError {
-        let path = path.to_owned();
-        let (code, extended) = match &source {
-            rusqlite::Error::SqliteFailure(error, _) => (error.code, error.extended_code),
-            // A column that is not what the schema says, text that is not UTF-8.
-            rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-            | rusqlite::Error::Utf8Error(..) => return DatabaseError::Damaged { path, what: source.to_string() },
-            _ => return DatabaseError::Failed { path, source },
-        };
-        match code {
-            ffi::ErrorCode::DatabaseCorrupt | ffi::ErrorCode::NotADatabase => {
-                DatabaseError::Damaged { path, what: source.to_string() }
-            }
-            // A sector that cannot be read, or a file that is cut short.
-            ffi::ErrorCode::SystemIoFailure
-                if [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS]
-                    .contains(&extended) =>
-            {
-                DatabaseError::Damaged { path, what: source.to_string() }
-            }
-            // Our statements are always the same: that one is wrong, or the format unknown, comes from what is in the file.
-            _ if extended == ffi::SQLITE_ERROR => DatabaseError::Damaged { path, what: source.to_string() },
-            ffi::ErrorCode::DatabaseBusy | ffi::ErrorCode::DatabaseLocked => DatabaseError::Locked { path },
-            ffi::ErrorCode::DiskFull => DatabaseError::Full { path },
-            // Not by its rights, which were asked for before it was opened: by two bytes of its header.
-            _ if extended == ffi::SQLITE_READONLY => DatabaseError::Damaged { path, what: source.to_string() },
-            _ => DatabaseError::Failed { path, source },
-        }
-    }
+/// How a database is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// To be written later, and by nobody else until it is closed. It is made if there is none (mode 0600, and its folder
+    /// 0700), and its log too.
+    Locked,
+    /// Where nobody can write; with a log or without.
+    Unlocked { log: bool },
 }
 
 impl Database {
-    /// Opens the file, or makes it (mode 0600, and its folder 0700), and checks it from end to end.
-    pub(super) fn open(path: &Path) -> Result<Database, DatabaseError> {
-        make_file(path).map_err(|source| DatabaseError::Folder { path: path.to_owned(), source })?;
+    /// Opens the file, and checks it from end to end. Nothing is written into it.
+    pub(super) fn open(path: &Path, access: Access) -> Result<Database, DatabaseError> {
         let error = |source| DatabaseError::new(path, source);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(error)?;
+        let connection = connect(path, access)?;
         prepare(&connection).map_err(error)?;
-        let mut database = Database { connection, path: path.to_owned(), owned: HashMap::default(), log_pages: 0 };
-        database.check()?;
-        database.log_pages = database.count_log_pages().map_err(error)?;
-        Ok(database)
+        let schema = Schema::find(&connection, path)?;
+        let check = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+        let found = connection.query_row("PRAGMA quick_check(1)", [], check).map_err(error)?;
+        let database = Database {
+            connection,
+            path: path.to_owned(),
+            schema,
+            is_orphaned: false,
+            is_ready: false,
+            owned: HashMap::default(),
+            log_pages: 0,
+        };
+        if found == "ok" { Ok(database) } else { Err(database.damaged(found.replace('\n', " "))) }
+    }
+
+    /// Of its tables; 0: it has none yet.
+    pub(super) fn version(&self) -> i32 {
+        self.schema.version()
     }
 
     /// The connection, to read it.
@@ -152,14 +101,57 @@ impl Database {
         self.owned = owned.filter(|&(_, rows)| rows > 0).collect();
     }
 
-    /// Removes what belongs to no session.
-    pub(super) fn remove_orphans(&self) -> Result<(), DatabaseError> {
-        let sql = "BEGIN; \
-            DELETE FROM subscriptions WHERE session NOT IN (SELECT session FROM sessions); \
-            DELETE FROM queue WHERE session NOT IN (SELECT session FROM sessions); \
-            DELETE FROM received WHERE id >> 16 NOT IN (SELECT session FROM sessions); \
-            COMMIT";
-        self.connection.execute_batch(sql).map_err(|source| self.error(source))
+    /// Notes that there are rows that belong to no session.
+    pub(super) fn set_orphaned(&mut self) {
+        self.is_orphaned = true;
+    }
+
+    /// Writes what has to be there before anything else: the tables of this version. Does nothing the second time.
+    ///
+    /// # Errors
+    /// It can be tried again; what was read is there still.
+    pub(super) fn make_ready(&mut self) -> Result<(), DatabaseError> {
+        if self.is_ready {
+            return Ok(());
+        }
+        self.try_make_ready().map_err(|source| self.error(source))
+    }
+
+    fn try_make_ready(&mut self) -> rusqlite::Result<()> {
+        let connection = &mut self.connection;
+        if self.schema.version() == 0 {
+            connection.pragma_update(None, "page_size", PAGE as i64)?;
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
+        let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if mode != "wal" {
+            let what = format!("the journal mode is {mode} and cannot be changed");
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(what)));
+        }
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+        let log_limit = (CHECKPOINT_PAGES * (PAGE + FRAME_HEADER)) as i64;
+        connection.pragma_update_and_check(None, "journal_size_limit", log_limit, |_| Ok(()))?;
+        self.schema.migrate(connection)?;
+        if self.is_orphaned {
+            self.remove_orphans()?;
+        }
+        self.connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
+        self.log_pages = self.count_log_pages()?;
+        self.is_ready = true;
+        Ok(())
+    }
+
+    fn remove_orphans(&mut self) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(
+            "DELETE FROM subscriptions WHERE session NOT IN (SELECT session FROM sessions); \
+             DELETE FROM queue WHERE session NOT IN (SELECT session FROM sessions); \
+             DELETE FROM received WHERE id >> 16 NOT IN (SELECT session FROM sessions)",
+        )?;
+        transaction.commit()?;
+        self.is_orphaned = false;
+        Ok(())
     }
 
     /// An error with the path in it.
@@ -172,50 +164,7 @@ impl Database {
         DatabaseError::Damaged { path: self.path.clone(), what }
     }
 
-    /// That it is ours, of this version, whole, and has the tables that this version makes.
-    fn check(&mut self) -> Result<(), DatabaseError> {
-        let path = self.path.clone();
-        let error = |source| DatabaseError::new(&path, source);
-        let damaged = |what: String| DatabaseError::Damaged { path: path.clone(), what };
-        let pragma = |name| self.connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
-        let application = pragma("application_id").map_err(error)?;
-        let version = pragma("user_version").map_err(error)?;
-        let tables = self.tables().map_err(error)?;
-        if (application, version, tables.is_empty()) == (0, 0, true) {
-            return self.create().map_err(error);
-        }
-        if application != APPLICATION {
-            return Err(damaged("it is not a database of gatepost".to_owned()));
-        }
-        if version > VERSION {
-            return Err(DatabaseError::Newer { path, version });
-        }
-        if version != VERSION || tables != TABLES {
-            return Err(damaged("it does not have the tables it should have".to_owned()));
-        }
-        let check = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
-        let found = self.connection.query_row("PRAGMA quick_check(1)", [], check).map_err(error)?;
-        if found == "ok" { Ok(()) } else { Err(damaged(found.replace('\n', " "))) }
-    }
-
-    /// As they were made, and whatever else is there.
-    fn tables(&self) -> rusqlite::Result<Vec<String>> {
-        let mut statement = self.connection.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY rowid")?;
-        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-        rows.filter(|sql| !sql.as_ref().is_ok_and(|sql| sql.starts_with("sqlite_autoindex"))).collect()
-    }
-
-    fn create(&mut self) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for table in TABLES {
-            transaction.execute(table, [])?;
-        }
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
-        transaction.commit()
-    }
-
-    /// Writes all of `batch` or nothing. With `probe` something is written in any case.
+    /// Writes all of `batch` or nothing, into a database that is ready. With `probe` something is written in any case.
     pub(super) fn commit(&mut self, batch: &Pending, probe: bool) -> Result<Written, DatabaseError> {
         let path = self.path.clone();
         self.try_commit(batch, probe).map_err(|source| DatabaseError::new(&path, source))
@@ -223,9 +172,9 @@ impl Database {
 
     fn try_commit(&mut self, batch: &Pending, probe: bool) -> rusqlite::Result<Written> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut writer = Writer::new(&transaction);
+        let mut writer = Batch::new(&transaction);
         writer.write(batch, &self.owned)?;
-        let Writer { rows, added, forgotten, .. } = writer;
+        let Batch { rows, added, forgotten, .. } = writer;
         if probe {
             transaction.pragma_update(None, "user_version", VERSION)?;
         }
@@ -289,7 +238,40 @@ impl Database {
     }
 }
 
-/// What all connections of this file are.
+fn connect(path: &Path, access: Access) -> Result<Connection, DatabaseError> {
+    let (reads, writes) = (OpenFlags::SQLITE_OPEN_READ_ONLY, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let opened = match access {
+        Access::Locked => {
+            make_file(path).map_err(|source| DatabaseError::file(path, source))?;
+            Connection::open_with_flags(path, writes | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        }
+        // A log is read by one that has the lock; there, nobody can have it, for it takes a file that can be written.
+        Access::Unlocked { log: true } => {
+            Connection::open_with_flags_and_vfs(path, reads | OpenFlags::SQLITE_OPEN_NO_MUTEX, c"unix-none")
+        }
+        Access::Unlocked { log: false } => {
+            let flags = reads | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(immutable(path), flags)
+        }
+    };
+    opened.map_err(|source| DatabaseError::new(path, source))
+}
+
+/// The file, and never mind its log, as SQLite writes it.
+fn immutable(path: &Path) -> PathBuf {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let mut uri = b"file:".to_vec();
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'%' | b'?' | b'#' => uri.extend(format!("%{byte:02x}").bytes()),
+            _ => uri.push(byte),
+        }
+    }
+    uri.extend(b"?immutable=1");
+    std::ffi::OsString::from_vec(uri).into()
+}
+
+/// What all connections of this file are. Nothing here writes.
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::ZERO)?;
     connection.set_prepared_statement_cache_capacity(24);
@@ -297,192 +279,27 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     // A damaged file is moved away as it is.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.pragma_update(None, "cell_size_check", true)?;
-    connection.pragma_update(None, "page_size", PAGE as i64)?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    connection.pragma_update(None, "cache_size", -256)?;
-    connection.pragma_update(None, "temp_store", "MEMORY")?;
-    // Before the first access in WAL mode: then there is no shared memory and nobody else.
+    // Before the first access, which the next ones may be: in WAL mode there is no shared memory then, which a full disk
+    // has no room for, and nobody else.
     connection.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
-    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
-    if mode != "wal" {
-        let what = format!("the journal mode is {mode} and cannot be changed");
-        return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), Some(what)));
-    }
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
-    let log_limit = (CHECKPOINT_PAGES * (PAGE + FRAME_HEADER)) as i64;
-    connection.pragma_update_and_check(None, "journal_size_limit", log_limit, |_| Ok(()))?;
-    connection.execute_batch("BEGIN IMMEDIATE; COMMIT")
+    connection.pragma_update(None, "cell_size_check", true)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "cache_size", -256)
 }
 
 fn make_file(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-    if let Some(folder) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         Err(_) if !fs::metadata(path)?.is_file() => Err(io::Error::other("it is not a file")),
-        // SQLite would go on with a file that may only be read, and fail later. Not by opening it: closing it again
-        // would give up the locks that this process has on it.
-        Err(_) => Ok(accessat(CWD, path, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS)?),
+        // SQLite would go on with a file that may only be read, or a folder that its log cannot be made in, and fail
+        // later. Not by opening it: closing it again would give up the locks that this process has on it.
+        Err(_) => {
+            accessat(CWD, path, Right::READ_OK | Right::WRITE_OK, AtFlags::EACCESS)?;
+            Ok(accessat(CWD, folder, Right::WRITE_OK | Right::EXEC_OK, AtFlags::EACCESS)?)
+        }
         Ok(_) => Ok(()),
-    }
-}
-
-/// One transaction.
-struct Writer<'a> {
-    transaction: &'a Transaction<'a>,
-    clock: Clock,
-    rows: u64,
-    /// By how many the rows of a session have become more.
-    added: HashMap<SessionId, i64, RandomState>,
-    /// Sessions whose rows are gone.
-    forgotten: Vec<SessionId>,
-}
-
-impl<'a> Writer<'a> {
-    fn new(transaction: &'a Transaction<'a>) -> Writer<'a> {
-        let (added, forgotten) = Default::default();
-        Writer { transaction, clock: Clock::read(), rows: 0, added, forgotten }
-    }
-
-    fn write(&mut self, batch: &Pending, owned: &HashMap<SessionId, u64, RandomState>) -> rusqlite::Result<()> {
-        if batch.wipe {
-            for table in ["sessions", "subscriptions", "queue", "received", "retained"] {
-                self.execute(&format!("DELETE FROM {table}"), [])?;
-            }
-        } else {
-            let ended = batch.sessions.iter().filter(|(_, changes)| changes.wipe).map(|(session, _)| *session);
-            self.end(&ended.collect::<Vec<_>>(), owned)?;
-        }
-        let mut sessions: Vec<_> = batch.sessions.iter().collect();
-        sessions.sort_unstable_by_key(|(session, _)| **session);
-        for (session, changes) in &sessions {
-            self.session(**session, changes)?;
-        }
-        self.queue(&sessions)?;
-        let mut retained: Vec<_> = batch.retained.iter().collect();
-        retained.sort_unstable_by_key(|(topic, _)| topic.as_bytes());
-        for (topic, retain) in retained {
-            match &retain.message {
-                Some(message) => {
-                    let value = encode::retained(message, self.clock);
-                    self.execute("INSERT OR REPLACE INTO retained VALUES(?1, ?2)", params![&**topic, value])?;
-                }
-                None => drop(self.execute("DELETE FROM retained WHERE topic = ?1", [&**topic])?),
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes all that belongs to these sessions. The queue has no index by session: it is walked through once, if
-    /// any of them has rows in it.
-    fn end(&mut self, ended: &[SessionId], owned: &HashMap<SessionId, u64, RandomState>) -> rusqlite::Result<()> {
-        for session in ended {
-            let id = session.get() as i64;
-            self.execute("DELETE FROM sessions WHERE session = ?1", [id])?;
-            self.execute("DELETE FROM subscriptions WHERE session = ?1", [id])?;
-            let (first, _) = encode::received(*session, 0);
-            let (last, _) = encode::received(*session, u16::MAX);
-            self.execute("DELETE FROM received WHERE id BETWEEN ?1 AND ?2", [first, last])?;
-        }
-        let owners: Vec<SessionId> = ended.iter().copied().filter(|session| owned.contains_key(session)).collect();
-        if owners.is_empty() {
-            return Ok(());
-        }
-        let rows = {
-            let mut statement = self.transaction.prepare_cached("SELECT row, session FROM queue")?;
-            let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
-            let ours = |session: i64| owners.iter().any(|owner| owner.get() as i64 == session);
-            rows.filter(|row| row.as_ref().map_or(true, |&(_, session)| ours(session)))
-                .collect::<rusqlite::Result<Vec<_>>>()?
-        };
-        for (row, _) in rows {
-            self.execute("DELETE FROM queue WHERE row = ?1", [row])?;
-        }
-        self.forgotten = owners;
-        Ok(())
-    }
-
-    fn session(&mut self, session: SessionId, changes: &SessionChanges) -> rusqlite::Result<()> {
-        let id = session.get() as i64;
-        if let Some((client_id, record)) = &changes.record {
-            let value = encode::session(session, client_id, record);
-            self.execute("INSERT OR REPLACE INTO sessions VALUES(?1, ?2)", params![id, value])?;
-        }
-        for (filter, subscription) in &changes.subscriptions {
-            match subscription {
-                Some(subscription) => {
-                    let value = encode::subscription(session, subscription);
-                    let sql = "INSERT OR REPLACE INTO subscriptions VALUES(?1, ?2, ?3)";
-                    self.execute(sql, params![id, &**filter, value])?;
-                }
-                None => {
-                    let sql = "DELETE FROM subscriptions WHERE session = ?1 AND filter = ?2";
-                    self.execute(sql, params![id, &**filter])?;
-                }
-            }
-        }
-        for (&packet_id, &taken) in &changes.received {
-            let (key, sum) = encode::received(session, packet_id);
-            match taken {
-                true => self.execute("INSERT OR REPLACE INTO received VALUES(?1, ?2)", [key, sum])?,
-                false => self.execute("DELETE FROM received WHERE id = ?1", [key])?,
-            };
-        }
-        Ok(())
-    }
-
-    /// The rows of all sessions in order, so that new ones are appended.
-    fn queue(&mut self, sessions: &[(&SessionId, &SessionChanges)]) -> rusqlite::Result<()> {
-        let mut rows: Vec<(RowId, SessionId, &RowChange)> = Vec::new();
-        for (session, changes) in sessions {
-            rows.extend(changes.rows.iter().map(|(row, change)| (*row, **session, &change.change)));
-        }
-        rows.sort_unstable_by_key(|(row, ..)| *row);
-        for (row, session, change) in rows {
-            let added = self.row(row, session, change)?;
-            if added != 0 {
-                *self.added.entry(session).or_default() += added;
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns by how many the session's rows have become more.
-    fn row(&mut self, row: RowId, session: SessionId, change: &RowChange) -> rusqlite::Result<i64> {
-        let id = row.get() as i64;
-        match change {
-            RowChange::Insert(new) => {
-                let stage = match (&new.outgoing, new.packet_id) {
-                    (Some(_), None) => Stage::Queued,
-                    (Some(_), Some(packet_id)) => Stage::Sent(packet_id),
-                    (None, packet_id) => Stage::Released(packet_id.unwrap_or(0)),
-                };
-                let message = new.outgoing.as_ref().map(|outgoing| encode::queued(row, session, outgoing, self.clock));
-                let stage = encode::stage(row, session, stage);
-                let values = params![id, stage, session.get() as i64, message];
-                self.execute("INSERT OR REPLACE INTO queue VALUES(?1, ?2, ?3, ?4)", values)?;
-                return Ok(1);
-            }
-            RowChange::Sent(packet_id) => {
-                let stage = encode::stage(row, session, Stage::Sent(*packet_id));
-                self.execute("UPDATE queue SET stage = ?2 WHERE row = ?1", [id, stage])?;
-            }
-            RowChange::Released(packet_id) => {
-                let stage = encode::stage(row, session, Stage::Released(*packet_id));
-                self.execute("UPDATE queue SET stage = ?2, message = NULL WHERE row = ?1", [id, stage])?;
-            }
-            RowChange::Delete => return Ok(-(self.execute("DELETE FROM queue WHERE row = ?1", [id])? as i64)),
-        }
-        Ok(0)
-    }
-
-    fn execute(&mut self, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<usize> {
-        let rows = self.transaction.prepare_cached(sql)?.execute(values)?;
-        self.rows += rows as u64;
-        Ok(rows)
     }
 }

@@ -16,6 +16,10 @@ use crate::broker::subscriptions::{Ids, RetainHandling, SubscriptionOptions};
 use crate::qos::Qos;
 use crate::topic::TopicName;
 
+pub(super) use will::{decode_will, will};
+
+mod will;
+
 const CRC32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 /// Bytes of the check sum.
 const SUM: usize = 4;
@@ -185,19 +189,7 @@ const NAMED: u8 = 4;
 /// A session's client id and record.
 pub(super) fn session(session: SessionId, client_id: &str, record: &SessionRecord) -> Vec<u8> {
     let mut out = Output::new(client_id.len() + 32);
-    let SessionRecord { expiry, username, ended_at } = record;
-    let never = if *expiry == SessionExpiry::Never { NEVER } else { 0 };
-    let ended = if ended_at.is_some() { ENDED } else { 0 };
-    out.byte(never | ended | if username.is_some() { NAMED } else { 0 });
-    if let SessionExpiry::After(after) = expiry {
-        out.number(after.as_secs());
-    }
-    if let Some(time) = ended_at {
-        out.number(millis(*time));
-    }
-    if let Some(username) = username {
-        out.text(username);
-    }
+    out.record(record);
     out.text(client_id);
     out.sealed(&[&session.get().to_le_bytes()])
 }
@@ -205,19 +197,8 @@ pub(super) fn session(session: SessionId, client_id: &str, record: &SessionRecor
 /// The reverse of [`session`].
 pub(super) fn decode_session(session: SessionId, bytes: &[u8]) -> Result<(Arc<str>, SessionRecord), Damage> {
     let mut input = Input::open(bytes, &[&session.get().to_le_bytes()])?;
-    let flags = input.byte()?;
-    let expiry = match flags & NEVER {
-        0 => SessionExpiry::After(Duration::from_secs(input.small::<u32>()?.into())),
-        _ => SessionExpiry::Never,
-    };
-    let mut ended_at = None;
-    if flags & ENDED != 0 {
-        let millis = Duration::from_millis(input.number()?);
-        ended_at = Some(UNIX_EPOCH.checked_add(millis).ok_or(Damage::Form)?);
-    }
-    let username = if flags & NAMED != 0 { Some(Arc::from(input.text()?)) } else { None };
-    let client_id = Arc::from(input.text()?);
-    Ok((client_id, SessionRecord { expiry, username, ended_at }))
+    let record = input.record()?;
+    Ok((Arc::from(input.text()?), record))
 }
 
 /// A subscription without its filter, which is its key.
@@ -292,6 +273,22 @@ impl Output {
         self.0.extend_from_slice(text.as_bytes());
     }
 
+    fn record(&mut self, record: &SessionRecord) {
+        let SessionRecord { expiry, username, ended_at } = record;
+        let never = if *expiry == SessionExpiry::Never { NEVER } else { 0 };
+        let ended = if ended_at.is_some() { ENDED } else { 0 };
+        self.byte(never | ended | if username.is_some() { NAMED } else { 0 });
+        if let SessionExpiry::After(after) = expiry {
+            self.number(after.as_secs());
+        }
+        if let Some(time) = ended_at {
+            self.number(millis(*time));
+        }
+        if let Some(username) = username {
+            self.text(username);
+        }
+    }
+
     /// Expiry, properties, payload.
     fn rest_of_message(&mut self, message: &Message, clock: Clock) {
         if let Some(expires) = message.expires() {
@@ -359,6 +356,21 @@ impl<'a> Input<'a> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Damage::Form)
     }
 
+    fn record(&mut self) -> Result<SessionRecord, Damage> {
+        let flags = self.byte()?;
+        let expiry = match flags & NEVER {
+            0 => SessionExpiry::After(Duration::from_secs(self.small::<u32>()?.into())),
+            _ => SessionExpiry::Never,
+        };
+        let mut ended_at = None;
+        if flags & ENDED != 0 {
+            let millis = Duration::from_millis(self.number()?);
+            ended_at = Some(UNIX_EPOCH.checked_add(millis).ok_or(Damage::Form)?);
+        }
+        let username = if flags & NAMED != 0 { Some(Arc::from(self.text()?)) } else { None };
+        Ok(SessionRecord { expiry, username, ended_at })
+    }
+
     /// What is left of it is the message.
     fn message(mut self, topic: &str, flags: u8, clock: Clock) -> Result<Message, Damage> {
         let expires = if flags & EXPIRES != 0 {
@@ -390,7 +402,8 @@ mod tests {
     use proptest::prelude::*;
     use std::num::NonZeroU64;
 
-    use super::super::fixture::{clock, draft_message, outgoing, record, stored_subscription};
+    use super::super::change::WillId;
+    use super::super::fixture::{clock, draft_message, outgoing, record, stored_subscription, stored_will};
     use super::*;
 
     #[test]
@@ -423,6 +436,7 @@ mod tests {
         fn what_is_decoded_is_what_was_encoded(
             outgoing in outgoing(), number in 1..u64::MAX, id in 0..1u64 << 47, packet_id: u16,
             record in record(), client_id in "\\PC{0,30}", sub in stored_subscription(),
+            testament in stored_will(),
         ) {
             let (session_id, row) = (SessionId(id), row(number));
             let bytes = queued(row, session_id, &outgoing, clock(0));
@@ -438,6 +452,8 @@ mod tests {
             }
             let (key, sum) = received(session_id, packet_id);
             prop_assert_eq!(decode_received(key, sum), Ok((session_id, packet_id)));
+            let will_id = WillId(id);
+            prop_assert_eq!(decode_will(will_id, &will(will_id, &testament)).unwrap(), testament);
             let bytes = session(session_id, &client_id, &record);
             prop_assert_eq!(decode_session(session_id, &bytes), Ok((Arc::from(client_id), record)));
             let bytes = subscription(session_id, &sub);
@@ -463,6 +479,7 @@ mod tests {
                 bytes[..SUM].copy_from_slice(&sum);
             }
             let _ = decode_session(SessionId(1), &bytes);
+            let _ = decode_will(WillId(1), &bytes);
             let _ = decode_subscription(SessionId(1), "", &bytes);
             if let Ok(input) = Input::open(&bytes, &key) {
                 let _ = Input(input.0).message("a", EXPIRES, clock(0));

@@ -5,10 +5,13 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use proptest::prelude::*;
 
-use super::change::{SessionRecord, StoredMessage, StoredSubscription};
+use bytes::Bytes;
+
+use super::change::{SessionRecord, StoredMessage, StoredSubscription, StoredWill};
 use super::encode::Clock;
 use crate::broker::admission::SessionExpiry;
 use crate::broker::message::{Draft, Envelope, Message};
+use crate::broker::packet::WillRequest;
 use crate::broker::subscriptions::{RetainHandling, SubscriptionOptions};
 use crate::qos::Qos;
 
@@ -88,4 +91,39 @@ pub(super) fn stored_subscription() -> impl Strategy<Value = StoredSubscription>
             id,
         },
     )
+}
+
+pub(super) fn will(client_id: &str, payload: &[u8]) -> StoredWill {
+    let request = WillRequest {
+        topic: "will".into(),
+        payload: Bytes::copy_from_slice(payload),
+        qos: Qos::AtLeastOnce,
+        retain: true,
+        properties: Bytes::new(),
+        expiry: None,
+        delay: 0,
+    };
+    let (username, silence, ended_at) = Default::default();
+    let expiry = SessionExpiry::After(Duration::ZERO);
+    StoredWill { client_id: client_id.into(), username, request, expiry, silence, ended_at }
+}
+
+pub(super) fn stored_will() -> impl Strategy<Value = StoredWill> {
+    let request = (outgoing(), prop::option::of(any::<u32>()), any::<u32>()).prop_map(|(outgoing, expiry, delay)| {
+        let message = outgoing.message;
+        WillRequest {
+            topic: message.topic().to_owned(),
+            payload: Bytes::copy_from_slice(message.payload_bytes()),
+            qos: outgoing.qos,
+            retain: outgoing.retain,
+            properties: Bytes::copy_from_slice(message.properties()),
+            expiry,
+            delay,
+        }
+    });
+    let silence = prop::option::of((1u64..100_000_000).prop_map(Duration::from_millis));
+    ("\\PC{0,30}", record(), request, silence).prop_map(|(client_id, record, request, silence)| {
+        let SessionRecord { expiry, username, ended_at } = record;
+        StoredWill { client_id: client_id.into(), username, request, expiry, silence, ended_at }
+    })
 }

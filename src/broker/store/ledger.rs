@@ -184,18 +184,24 @@ impl Ledger {
         batch.mark_doubtful();
         batch.absorb(std::mem::take(&mut self.pending));
         self.pending = batch;
-        let retry = now + RETRY * (1 << self.failures.min(MAX_DOUBLINGS));
-        self.mode = match self.mode {
-            Mode::Closing | Mode::Closed => Mode::Closed,
+        match self.mode {
+            Mode::Closing | Mode::Closed => self.mode = Mode::Closed,
             // What was tried to bring in everything is dropped: it is asked for anew next time.
-            Mode::Resync(_) | Mode::Lost(_) => Mode::Lost(retry),
-            Mode::Healthy | Mode::Failing(_) => Mode::Failing(now + RETRY),
-        };
-        if matches!(self.mode, Mode::Lost(_)) {
-            self.failures += 1;
-            (self.pending, self.holds) = Default::default();
+            Mode::Resync(_) | Mode::Lost(_) => return self.lose(now),
+            Mode::Healthy | Mode::Failing(_) => self.mode = Mode::Failing(now + RETRY),
         }
         self.inflight = None;
+        self.note_times(now);
+    }
+
+    /// What waits is dropped: everybody is asked for everything when the disk takes something.
+    pub(super) fn lose(&mut self, now: Instant) {
+        self.mode = match self.mode {
+            Mode::Closing | Mode::Closed => Mode::Closed,
+            _ => Mode::Lost(now + RETRY * (1 << self.failures.min(MAX_DOUBLINGS))),
+        };
+        self.failures += 1;
+        (self.pending, self.holds, self.inflight) = Default::default();
         self.note_times(now);
     }
 
@@ -278,7 +284,7 @@ fn is_lazy(change: &Change) -> bool {
         Change::Retain(_, urgency) | Change::Forget { urgency, .. } | Change::Assign { urgency, .. } => {
             *urgency == Urgency::Lazy
         }
-        Change::Dequeue { .. } => true,
+        Change::Dequeue { .. } | Change::KeepWill { .. } | Change::DropWill { .. } => true,
         _ => false,
     }
 }

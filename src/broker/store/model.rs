@@ -9,9 +9,9 @@ use proptest::prelude::*;
 
 use super::change::*;
 use super::database::Database;
-use super::fixture::{connected, draft_message, stored};
+use super::fixture::{connected, draft_message, stored, will};
 use super::ledger::{Ledger, Work};
-use super::writer;
+use super::opening;
 use super::{StoreSettings, Urgency};
 use crate::broker::lane::Lane;
 use crate::qos::Qos;
@@ -21,6 +21,7 @@ use crate::qos::Qos;
 struct Naive {
     retained: BTreeMap<String, Vec<u8>>,
     sessions: BTreeMap<u64, Session>,
+    wills: BTreeMap<u64, StoredWill>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +45,7 @@ impl Naive {
         Naive {
             retained: retained.map(|message| (message.topic().to_owned(), message.payload_bytes().to_vec())).collect(),
             sessions: restored.sessions.into_iter().map(session).collect(),
+            wills: restored.wills.into_iter().map(|(will, record)| (will.get(), record)).collect(),
         }
     }
 
@@ -108,6 +110,8 @@ impl Naive {
             Change::Forgive { session, packet_id } => {
                 self.sessions.get_mut(&session.get()).unwrap().received.remove(&packet_id);
             }
+            Change::KeepWill { will, record } => drop(self.wills.insert(will.get(), (*record).clone())),
+            Change::DropWill { will } => drop(self.wills.remove(&will.get())),
             Change::Unhold { key } => self.unhold(held, Some(key)),
         }
     }
@@ -150,6 +154,8 @@ enum Step {
     Receive(u8, u16, Option<u8>),
     Forgive(u8, u16),
     Unhold(u8),
+    KeepWill(u8, u8),
+    DropWill(u8),
     /// The writer takes what waits.
     Take,
     /// It has written it.
@@ -175,6 +181,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (session.clone(), id.clone(), prop::option::of(0u8..3)).prop_map(|(s, id, key)| Step::Receive(s, id, key)),
         2 => (session, id).prop_map(|(session, id)| Step::Forgive(session, id)),
         1 => (0u8..3).prop_map(Step::Unhold),
+        2 => (0u8..3, any::<u8>()).prop_map(|(will, value)| Step::KeepWill(will, value)),
+        1 => (0u8..3).prop_map(Step::DropWill),
         4 => Just(Step::Take),
         4 => Just(Step::Commit),
         1 => any::<bool>().prop_map(Step::Fail),
@@ -206,7 +214,7 @@ fn key(number: u8) -> HoldKey {
 
 impl Run {
     fn new(path: &Path) -> Run {
-        let (database, restored) = writer::open(path).unwrap();
+        let (database, restored) = opening::open_ready(path).unwrap();
         assert_eq!(Naive::of(restored), Naive::default());
         Run {
             ledger: Ledger::new(StoreSettings::default()),
@@ -295,6 +303,10 @@ impl Run {
             }
             Step::Forgive(slot, packet_id) => Change::Forgive { session: session(slot)?, packet_id: *packet_id },
             Step::Unhold(number) => Change::Unhold { key: key(*number) },
+            Step::KeepWill(number, value) => {
+                Change::KeepWill { will: WillId((*number).into()), record: will(&name(number), &[*value]).into() }
+            }
+            Step::DropWill(number) => Change::DropWill { will: WillId((*number).into()) },
             Step::Take | Step::Commit | Step::Fail(_) => return None,
         })
     }
@@ -345,7 +357,7 @@ proptest! {
         }
         let Run { database, on_disk, .. } = run;
         drop(database); // Its log is not brought into the database.
-        let (_, restored) = writer::open(&path).unwrap();
+        let (_, restored) = opening::open_ready(&path).unwrap();
         let found = Naive::of(restored);
         prop_assert!(on_disk.contains(&found), "found {found:#?}\nwanted one of {on_disk:#?}");
         prop_assert!(!path.with_extension("db.bad").exists());

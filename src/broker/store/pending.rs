@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::change::{Change, HoldKey, RowId, SessionId, SessionRecord, StoredMessage, StoredSubscription, Urgency};
+use super::change::{
+    Change, HoldKey, RowId, SessionId, SessionRecord, StoredMessage, StoredSubscription, StoredWill, Urgency, WillId,
+};
 use crate::broker::message::Message;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
@@ -20,6 +22,8 @@ pub(super) struct Pending {
     pub(super) wipe: bool,
     /// By topic; `None`: it has none.
     pub(super) retained: Map<Arc<str>, Retain>,
+    /// By number; `None`: it goes.
+    pub(super) wills: Map<WillId, Option<Arc<StoredWill>>>,
     /// What belongs to sessions.
     pub(super) sessions: Map<SessionId, SessionChanges>,
     /// Keys whose rows are in here.
@@ -167,6 +171,8 @@ impl Pending {
             Change::Forgive { session, packet_id } => {
                 self.session(session, |changes| changes.received(packet_id, false));
             }
+            Change::KeepWill { will, record } => self.will(will, Some(record)),
+            Change::DropWill { will } => self.will(will, None),
             Change::Unhold { key } => drop(self.sealed.insert(key)),
         }
     }
@@ -186,6 +192,7 @@ impl Pending {
         for (topic, Retain { message, urgent }) in newer.retained {
             self.retain(topic, message, urgent);
         }
+        newer.wills.into_iter().for_each(|(will, record)| self.will(will, record));
         self.sealed.extend(newer.sealed);
         for (session, newer) in newer.sessions {
             self.session(session, |changes| changes.absorb(newer));
@@ -212,6 +219,19 @@ impl Pending {
         }
         self.weight.add(weight(&topic, &retain));
         self.retained.insert(topic, retain);
+    }
+
+    fn will(&mut self, will: WillId, record: Option<Arc<StoredWill>>) {
+        let weight = |record: Option<&StoredWill>| {
+            let bytes = |StoredWill { client_id, request, .. }: &StoredWill| {
+                client_id.len() + request.topic.len() + request.payload.len() + request.properties.len()
+            };
+            Weight::one(record.map_or(0, bytes), false)
+        };
+        self.weight.add(weight(record.as_deref()));
+        if let Some(old) = self.wills.insert(will, record) {
+            self.weight.subtract(weight(old.as_deref()));
+        }
     }
 
     fn session(&mut self, session: SessionId, change: impl FnOnce(&mut SessionChanges)) {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Row};
 
-use super::change::{Change, Phase, Restored, RowId, SessionId, StoredRow, StoredSession, Urgency};
-use super::database::{Database, DatabaseError};
+use super::change::{Change, Phase, Restored, RowId, SessionId, StoredRow, StoredSession, StoredWill, Urgency, WillId};
+use super::database::Database;
 use super::encode::{self, Clock, Damage, Stage};
+use super::error::DatabaseError;
+use super::schema::WILLS_SINCE;
 
 type Sessions = BTreeMap<SessionId, StoredSession>;
 /// As in [`Restored`].
@@ -26,10 +28,14 @@ enum RestoreError {
 /// Everything that `database` holds.
 ///
 /// # Errors
-/// A row that is not what was written is damage. One whose session is missing came after its end: it is removed.
+/// A row that is not what was written is damage. One whose session is missing came after its end: it is removed before
+/// anything is written.
 pub(super) fn restore(database: &mut Database) -> Result<Restored, DatabaseError> {
     let mut orphans = 0;
-    let restored = read(database.connection(), &mut orphans);
+    if database.version() == 0 {
+        return Ok(Restored::default());
+    }
+    let restored = read(database, &mut orphans);
     let restored = restored.map_err(|error| match error {
         RestoreError::Sqlite(source) => database.error(source),
         error => database.damaged(error.to_string()),
@@ -37,7 +43,7 @@ pub(super) fn restore(database: &mut Database) -> Result<Restored, DatabaseError
     database.set_owned(owned(&restored).into_iter());
     if orphans > 0 {
         tracing::warn!(orphans, "the database holds rows of sessions that have ended; they are removed");
-        database.remove_orphans()?;
+        database.set_orphaned();
     }
     Ok(restored)
 }
@@ -54,8 +60,8 @@ fn owned(restored: &Restored) -> BTreeMap<SessionId, u64> {
     owned
 }
 
-fn read(connection: &Connection, orphans: &mut u64) -> Result<Restored, RestoreError> {
-    let clock = Clock::read();
+fn read(database: &Database, orphans: &mut u64) -> Result<Restored, RestoreError> {
+    let (connection, clock) = (database.connection(), Clock::read());
     let mut sessions = Sessions::new();
     read_sessions(connection, &mut sessions)?;
     *orphans += read_subscriptions(connection, &mut sessions)?;
@@ -76,7 +82,8 @@ fn read(connection: &Connection, orphans: &mut u64) -> Result<Restored, RestoreE
         }
         Ok(())
     })?;
-    Ok(Restored { retained, sessions: sessions.into_values().collect(), unfit })
+    let wills = if database.version() >= WILLS_SINCE { read_wills(connection)? } else { Vec::new() };
+    Ok(Restored { retained, sessions: sessions.into_values().collect(), wills, unfit })
 }
 
 fn read_sessions(connection: &Connection, sessions: &mut Sessions) -> Result<(), RestoreError> {
@@ -89,6 +96,18 @@ fn read_sessions(connection: &Connection, sessions: &mut Sessions) -> Result<(),
         sessions.insert(session, StoredSession { session, client_id, record, subscriptions, queue, received });
         Ok(())
     })
+}
+
+fn read_wills(connection: &Connection) -> Result<Vec<(WillId, StoredWill)>, RestoreError> {
+    let mut wills = Vec::new();
+    each(connection, "SELECT will, record FROM wills ORDER BY will", |row| {
+        let number = row.get(0)?;
+        let damage = |source| RestoreError::Damage { table: "wills", row: number, source };
+        let will = u64::try_from(number).map(WillId).map_err(|_| damage(Damage::Form))?;
+        wills.push((will, encode::decode_will(will, blob(row, 1)?).map_err(damage)?));
+        Ok(())
+    })?;
+    Ok(wills)
 }
 
 /// Returns how many rows have no session, as the next two do.

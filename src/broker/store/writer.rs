@@ -1,47 +1,27 @@
 //! The thread that writes: the only one that touches the database after it was opened.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Shared;
-use super::change::Restored;
-use super::damage::{self, set_aside};
-use super::database::{Database, DatabaseError};
+use super::damage;
+use super::error::DatabaseError;
 use super::ledger::{Mode, Work};
+use super::opening::Hold;
 use super::pending::Pending;
-use super::restore::restore;
 use crate::log_limit::LogLimit;
-
-/// Opens the database at `path` and reads it. A damaged one is set aside and an empty one made in its place.
-pub(super) fn open(path: &Path) -> Result<(Database, Restored), DatabaseError> {
-    match open_and_restore(path) {
-        Err(DatabaseError::Damaged { what, .. }) => {
-            set_aside(path, &what)?;
-            open_and_restore(path)
-        }
-        opened => opened,
-    }
-}
-
-fn open_and_restore(path: &Path) -> Result<(Database, Restored), DatabaseError> {
-    let mut database = Database::open(path)?;
-    let restored = restore(&mut database)?;
-    Ok((database, restored))
-}
 
 /// What the thread has in hand.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    /// `None`: the disk had no room for it.
-    database: Option<Database>,
+    hold: Hold,
     log: LogLimit,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, database: Option<Database>) -> Writer {
-        let writer = Writer { shared, database, log: LogLimit::default() };
+    pub(super) fn new(shared: Arc<Shared>, hold: Hold) -> Writer {
+        let writer = Writer { shared, hold, log: LogLimit::default() };
         writer.note_size();
         writer
     }
@@ -56,7 +36,8 @@ impl Writer {
                 Work::Close => break,
             }
         }
-        if let Some(Err(error)) = self.database.take().map(Database::close) {
+        let Hold::Locked(database) = std::mem::take(&mut self.hold) else { return };
+        if let Err(error) = database.close() {
             tracing::warn!(%error, "the database was not closed cleanly; its log is read at the next start");
         }
     }
@@ -90,14 +71,7 @@ impl Writer {
                     tracing::info!(database = %self.shared.path.display(), "the disk takes what is written again");
                 }
             }
-            Err(error @ DatabaseError::Damaged { .. }) if self.replace(&error) => {
-                self.fail(&error);
-                self.ask_for_all();
-            }
-            Err(error) => {
-                self.fail(&error);
-                self.shared.update(|ledger| ledger.failed(batch, Instant::now()));
-            }
+            Err(error) => self.put_off(error, batch),
         }
     }
 
@@ -105,19 +79,25 @@ impl Writer {
     fn probe(&mut self) {
         match self.write(&Pending::default(), true) {
             Ok(()) => self.ask_for_all(),
-            Err(error) => {
-                self.fail(&error);
-                self.shared.update(|ledger| ledger.failed(Pending::default(), Instant::now()));
-            }
+            Err(error) => self.put_off(error, Pending::default()),
+        }
+    }
+
+    /// Notes that `batch` was not written. What is damaged, or not given back by the disk, is set aside at the next try, and nothing of it is missed:
+    /// all of it was read at the start.
+    fn put_off(&mut self, error: DatabaseError, batch: Pending) {
+        self.fail(&error);
+        let now = Instant::now();
+        if let DatabaseError::Damaged { what, .. } | DatabaseError::Unreadable { what, .. } = error {
+            self.hold = Hold::Damaged(what);
+            self.shared.update(|ledger| ledger.lose(now));
+        } else {
+            self.shared.update(|ledger| ledger.failed(batch, now));
         }
     }
 
     fn write(&mut self, batch: &Pending, probe: bool) -> Result<(), DatabaseError> {
-        let database = match &mut self.database {
-            Some(database) => database,
-            none => none.insert(open(&self.shared.path)?.0),
-        };
-        let written = database.commit(batch, probe)?;
+        let written = self.hold.ready(&self.shared.path)?.commit(batch, probe)?;
         let stats = &self.shared.stats;
         stats.commits.increment();
         stats.rows.add(written.rows);
@@ -131,22 +111,12 @@ impl Writer {
         self.shared.size.store(damage::size(&self.shared.path), Ordering::Relaxed);
     }
 
-    /// Sets the damaged database aside and makes a new one.
-    fn replace(&mut self, error: &DatabaseError) -> bool {
-        self.database = None;
-        match set_aside(&self.shared.path, &error.to_string()).and_then(|()| Database::open(&self.shared.path)) {
-            Ok(database) => self.database = Some(database),
-            Err(error) => self.fail(&error),
-        }
-        self.database.is_some()
-    }
-
     fn ask_for_all(&self) {
         self.shared.update(|ledger| ledger.resync(Instant::now()));
         self.shared.ask_for_all();
     }
 
-    fn fail(&mut self, error: &DatabaseError) {
+    pub(super) fn fail(&mut self, error: &DatabaseError) {
         self.shared.stats.failures.increment();
         self.shared.set_error(Some(error));
         if let Some(times) = self.log.events(Instant::now(), 1) {

@@ -1,0 +1,117 @@
+//! The tables, and how those of an older version become those of this one.
+
+use std::path::Path;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::error::DatabaseError;
+
+/// "gate": the file is ours.
+const APPLICATION: i32 = 0x6761_7465;
+
+/// What makes each version out of the one before; the first, out of nothing. Never changed once it was released, for
+/// the tables in a file are recognized by it. Each adds tables, and [`restore`](super::restore) reads what all versions
+/// have written: so a store is read before it is brought to this version, which a full disk may put off.
+const STEPS: &[&[&str]] = &[
+    &[
+        "CREATE TABLE sessions(session INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT",
+        "CREATE TABLE subscriptions(session INTEGER NOT NULL, filter TEXT NOT NULL, options BLOB NOT NULL, \
+     PRIMARY KEY(session, filter)) STRICT, WITHOUT ROWID",
+        "CREATE TABLE queue(row INTEGER PRIMARY KEY, stage INTEGER NOT NULL, session INTEGER NOT NULL, message BLOB) STRICT",
+        "CREATE TABLE received(id INTEGER PRIMARY KEY, sum INTEGER NOT NULL) STRICT",
+        "CREATE TABLE retained(topic TEXT NOT NULL PRIMARY KEY, message BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    ],
+    &["CREATE TABLE wills(will INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT"],
+];
+
+/// Of the tables that all steps make.
+pub(super) const VERSION: i32 = STEPS.len() as i32;
+
+/// The version that has wills first.
+pub(super) const WILLS_SINCE: i32 = 2;
+
+/// What a file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Schema {
+    /// 0: nothing.
+    version: i32,
+    /// Whether its header says so.
+    is_labelled: bool,
+}
+
+impl Schema {
+    /// Looks at the file behind `connection`. What it has counts for more than what its header says: only a program
+    /// that is newer may have changed the meaning of tables that look like ours.
+    ///
+    /// # Errors
+    /// A newer version, another program's database, or damage.
+    pub(super) fn find(connection: &Connection, path: &Path) -> Result<Schema, DatabaseError> {
+        let error = |source| DatabaseError::new(path, source);
+        let pragma = |name| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
+        let application = pragma("application_id").map_err(error)?;
+        let label = pragma("user_version").map_err(error)?;
+        let tables = tables(connection).map_err(error)?;
+        if application == APPLICATION && label > VERSION {
+            return Err(DatabaseError::Newer { path: path.to_owned(), version: label });
+        }
+        let found = (0..=VERSION).find(|&version| STEPS[..version as usize].concat() == tables);
+        match found {
+            // With a label it is ours, and has lost its tables, or another program's.
+            Some(0) if (application, label) == (0, 0) => Ok(Schema { version: 0, is_labelled: true }),
+            Some(version) if version > 0 => {
+                Ok(Schema { version, is_labelled: (application, label) == (APPLICATION, version) })
+            }
+            _ if application != APPLICATION => Err(DatabaseError::Foreign { path: path.to_owned() }),
+            _ => {
+                let what = "it does not have the tables it should have".to_owned();
+                Err(DatabaseError::Damaged { path: path.to_owned(), what })
+            }
+        }
+    }
+
+    /// Of the tables that are there.
+    pub(super) fn version(self) -> i32 {
+        self.version
+    }
+
+    /// Brings the file to this version. Each step is on disk as a whole or not at all, and none is done twice: what
+    /// fails in between, or is killed, goes on from there.
+    pub(super) fn migrate(&mut self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let from = self.version;
+        while self.version < VERSION {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for statement in STEPS[self.version as usize] {
+                transaction.execute(statement, [])?;
+            }
+            label(&transaction, self.version + 1)?;
+            transaction.commit()?;
+            *self = Schema { version: self.version + 1, is_labelled: true };
+        }
+        if !self.is_labelled {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            label(&transaction, VERSION)?;
+            transaction.commit()?;
+            self.is_labelled = true;
+        }
+        if (1..VERSION).contains(&from) {
+            tracing::info!(
+                from,
+                to = VERSION,
+                "the database was written by an older gatepost; it has a new format now"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn label(transaction: &Transaction<'_>, version: i32) -> rusqlite::Result<()> {
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", version)
+}
+
+/// As they were made, and whatever else is there.
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY rowid")?;
+    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+    rows.filter(|sql| !sql.as_ref().is_ok_and(|sql| sql.starts_with("sqlite_autoindex"))).collect()
+}
