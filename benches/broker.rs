@@ -5,10 +5,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use gatepost::broker::bus::{Bus, BusSettings};
-use gatepost::broker::lane::LaneSet;
+use gatepost::broker::bus::{Bus, BusSettings, Reader};
 use gatepost::broker::message::{Draft, Envelope, Message};
-use gatepost::broker::reader::Reader;
 use gatepost::broker::retained::Retained;
 use gatepost::broker::subscriptions::{Subscription, Subscriptions};
 use gatepost::qos::Qos;
@@ -30,7 +28,7 @@ fn filter(text: &str) -> TopicFilter {
 async fn bus() -> (Bus, Reader) {
     let bus = Bus::start(BusSettings { max_retained: 10, direct_readers: 64 }).unwrap();
     let mut reader = bus.reader();
-    reader.set_lanes(LaneSet::of(&filter("#")));
+    reader.subscribe(&filter("#"));
     (bus, reader)
 }
 
@@ -41,7 +39,7 @@ fn delivered(runtime: &Runtime) -> Message {
         let mut batch = VecDeque::new();
         bus.publish(Envelope::new(&draft(TOPIC))).await.unwrap();
         reader.recv(&mut batch).await.unwrap();
-        batch.remove(0).unwrap()
+        batch.remove(0).unwrap().message
     })
 }
 
@@ -90,7 +88,7 @@ fn retained(c: &mut Criterion) {
             let topic = format!("site{}/device{}/state", i % 100, i / 100);
             bus.publish(Envelope::new(&draft(&topic))).await.unwrap();
             reader.recv(&mut batch).await.unwrap();
-            batch.drain(..).for_each(|message| drop(store.update(message)));
+            batch.drain(..).for_each(|received| drop(store.update(received.message)));
         }
     });
     let mut group = c.benchmark_group("retained of 10000");
@@ -142,7 +140,7 @@ async fn stream(messages: u64, readers: usize) -> Duration {
     let mut ends = vec![first];
     for _ in 1..readers {
         let mut reader = bus.reader();
-        reader.set_lanes(LaneSet::of(&filter("greenhouse/#")));
+        reader.subscribe(&filter("greenhouse/#"));
         ends.push(reader);
     }
     let start = Instant::now();

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use client::{Client, Connect, settings, start};
 use gatepost::broker::bus::{Bus, BusSettings};
-use gatepost::broker::lane::LaneSet;
 use gatepost::broker::message::{Draft, Envelope, Message};
 use gatepost::broker::store::{
     Change, SessionExpiry, SessionId, SessionRecord, Store, StoreSettings, StoredMessage, Urgency,
@@ -49,14 +48,14 @@ impl Messages {
 
     async fn message(&self, topic: &str, payload: usize) -> Message {
         let mut reader = self.0.reader();
-        reader.set_lanes(LaneSet::of(&TopicFilter::new("#").unwrap()));
+        reader.subscribe(&TopicFilter::new("#").unwrap());
         let payload = &vec![b'x'; payload];
         let qos = Qos::AtLeastOnce;
         let draft = Draft { topic, payload, qos, retain: false, origin: 1, expires: None, properties: b"" };
         self.0.publish(Envelope::new(&draft)).await.unwrap();
         let mut batch = VecDeque::new();
         reader.recv(&mut batch).await.unwrap();
-        batch.remove(0).unwrap()
+        batch.remove(0).unwrap().message
     }
 
     async fn queued(&self, payload: usize) -> StoredMessage {

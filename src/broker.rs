@@ -36,11 +36,7 @@ pub mod auth;
 pub mod bus;
 mod connection;
 pub mod figures;
-mod filer;
-mod filing;
-mod flow;
 mod inflight;
-pub mod lane;
 mod levels;
 mod listener;
 pub mod local;
@@ -48,13 +44,9 @@ pub mod message;
 mod pace;
 pub mod packet;
 mod queue;
-pub mod reader;
-mod relay;
 pub mod reload;
 mod restore;
 pub mod retained;
-mod router;
-mod seat;
 mod session;
 mod sessions;
 mod share;
@@ -62,7 +54,6 @@ mod stats;
 pub mod store;
 pub mod subscriptions;
 mod sys;
-mod waiters;
 mod will;
 mod wills;
 
@@ -287,10 +278,10 @@ impl Broker {
         }
         shared.sessions.enter(Stage::Draining);
         shared.groups.look();
-        if timeout(deadline / 4, shared.bus.all_filed()).await.is_err() {
-            let readers = shared.bus.behind();
+        if timeout(deadline / 4, shared.bus.all_persisted()).await.is_err() {
+            let messages = shared.bus.unpersisted();
             tracing::warn!(
-                readers,
+                messages,
                 "some kept sessions, or groups of them, did not take in time what was published: clients got no \
                  acknowledgement for it"
             );
@@ -314,6 +305,7 @@ impl Broker {
 
     fn cancel(&self) {
         self.shared.stop.cancel();
+        self.shared.bus.close();
         self.shared.drained.cancel();
         self.shared.sessions.enter(Stage::Draining);
         self.shared.sessions.stop();

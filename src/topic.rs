@@ -100,6 +100,11 @@ impl TopicFilter {
         &self.0
     }
 
+    /// Whether any level is `+` or `#`.
+    pub fn has_wildcards(&self) -> bool {
+        self.0.contains(['+', '#'])
+    }
+
     /// Whether `topic` matches. A leading wildcard does not match topics that begin with `$` [MQTT-4.7.2-1].
     pub fn matches(&self, topic: &str) -> bool {
         let (filter, topic) = (self.0.as_bytes(), topic.as_bytes());

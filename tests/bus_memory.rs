@@ -11,7 +11,7 @@ use gatepost::broker::subscriptions::Subscriptions;
 #[path = "common/bus.rs"]
 mod parts;
 
-use parts::{filter, lanes, retained};
+use parts::{filter, reader, retained};
 
 /// Resident memory of this process in KiB.
 fn resident() -> usize {
@@ -22,8 +22,7 @@ fn resident() -> usize {
 
 /// Topics, retained messages, subscriptions and readers, `count` different ones in turn.
 async fn churn(bus: &Bus, numbers: Range<u64>) {
-    let mut all = bus.reader();
-    all.set_lanes(lanes("#"));
+    let mut all = reader(bus, &["#"]);
     let mut batch = VecDeque::new();
     let mut subscriptions = Subscriptions::new();
     for i in numbers {
@@ -33,14 +32,13 @@ async fn churn(bus: &Bus, numbers: Range<u64>) {
         subscriptions.insert(filter(&text), Default::default());
         subscriptions.insert(filter(&topic), Default::default());
         if i % 100 == 0 {
-            let mut reader = bus.reader();
-            reader.set_lanes(lanes(&text));
+            let _reader = reader(bus, &[&text, "#"]);
             assert_eq!(bus.retained(&filter("#")).messages.len(), 0);
         }
         while batch.len() < 2 {
             all.recv(&mut batch).await.unwrap();
         }
-        assert!(batch.drain(..).all(|message| subscriptions.matches(&message, 0).is_some()));
+        assert!(batch.drain(..).all(|received| subscriptions.matches(&received.message, 0).is_some()));
         assert!(subscriptions.remove(&filter(&text)) && subscriptions.remove(&filter(&topic)));
     }
 }
@@ -58,7 +56,7 @@ async fn memory_comes_back(warm_up: u64, topics: u64) {
     assert_eq!(bus.retained_size(), (0, 0));
 }
 
-/// The warm-up fills the logs of all lanes, which keep their size from then on. With a million it is tested in the whole
+/// The warm-up fills the router's log and the allocator's pools, which keep their size from then on. With a million it is tested in the whole
 /// gateway (tests/e2e/endurance).
 #[tokio::test]
 async fn fifty_thousand_topics_leave_memory_where_it_was() {

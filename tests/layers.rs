@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Crates, and the files that may name them.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("rumqttd", &["broker/router.rs"]),
+    ("rumqttd", &["broker/bus/router.rs"]),
     ("rumqttc", &["mqtt_client.rs", "mqtt_client/"]),
     ("tokio_rustls", &["net/stream.rs", "net/tls/"]),
     ("tokio_tungstenite", &["net/websocket/"]),

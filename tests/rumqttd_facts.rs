@@ -1,4 +1,4 @@
-//! What `broker::router` relies on in rumqttd 0.20. An upgrade that changes one of these facts is seen here.
+//! What `broker::bus::router` relies on in rumqttd 0.20. An upgrade that changes one of these facts is seen here.
 
 use std::time::{Duration, Instant};
 

@@ -1,37 +1,52 @@
-//! The bus: publishers on one side, readers on the other, rumqttd's router between them.
+//! The bus: publishers on one side, readers on the other.
+//!
+//! A publisher finds in an index who is subscribed to its topic, and hands the message to their queues itself. To more
+//! than some of them the relay does, on a thread of its own; rumqttd's router carries the message there. Nobody else is
+//! woken, locked or charged. A publisher waits while one of those who would get its message has too much in its queue.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio::task::consume_budget;
-use tokio_util::sync::CancellationToken;
 
 use super::admission::is_reserved;
-use super::filer::Filer;
-use super::filing::Filing;
-use super::flow::{Admission, Flow};
-use super::lane::Lane;
 use super::message::{Envelope, Message};
-use super::reader::Reader;
-use super::relay;
 use super::retained::{Retained, Retention, Snapshot};
-use super::router::{self, Sender, Stopped};
 use super::store::{Change, Store, Urgency};
+use crate::qos::Qos;
 use crate::stats::Counter;
 use crate::topic::TopicFilter;
+use fan_out::{Delivery, FanOut, Job};
+use filter_readers::{FilterReaders, Left};
+use index::Index;
+use persist::Unpersisted;
+pub use persist::{PersistGuard, Persisting};
+pub use reader::{Durability, Reader, Received};
+use reader_queue::{ReaderQueue, Way};
+use router::{Sender, Stopped};
+
+mod fan_out;
+mod filter_readers;
+mod index;
+mod persist;
+mod reader;
+mod reader_queue;
+mod router;
+mod waiters;
 
 /// How large the bus may grow.
 #[derive(Clone, Copy, Debug)]
 pub struct BusSettings {
     /// Topics with a retained message.
     pub max_retained: usize,
-    /// Up to so many readers of a lane the publisher hands them a message itself, which saves two changes of thread;
-    /// beyond, the router does, so that what happens under the publisher's lock stays bounded.
+    /// To up to so many readers the publisher hands a message itself, which saves two changes of thread; to more the
+    /// router and the relay bring it, so that what happens under the publishers' lock stays bounded.
     pub direct_readers: usize,
 }
 
@@ -53,23 +68,52 @@ pub enum BusError {
 /// Why [`Bus::try_publish`] did not take a message.
 #[derive(Debug, thiserror::Error)]
 pub enum TryPublishError {
-    /// A reader of its lane is behind; [`Bus::ready`] waits until it has caught up.
-    #[error("the lane is full")]
-    Busy(Envelope),
+    /// Somebody who would get it is behind; [`Room::ready`] waits until that is over.
+    #[error("a reader is behind")]
+    Busy(Envelope, Room),
     /// See [`BusError::Stopped`].
     #[error(transparent)]
     Bus(#[from] BusError),
 }
 
+/// What a publisher waits for.
+#[derive(Clone, Debug)]
+pub struct Room(Behind);
+
+#[derive(Clone, Debug)]
+enum Behind {
+    /// A reader of this filter.
+    Filter(Arc<FilterReaders>),
+    /// The relay.
+    FanOut(Arc<FanOut>),
+}
+
+impl Room {
+    /// Waits until there may be room again. Another publisher may take it: try again in a loop. Cancel safe.
+    pub async fn ready(&self) {
+        match &self.0 {
+            Behind::Filter(filter) => filter.room().await,
+            Behind::FanOut(fan_out) => fan_out.room().await,
+        }
+    }
+}
+
 /// What became of a message the bus took.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Published {
-    /// Whether anyone reads its lane. False does not mean that it was lost: nobody subscribed to it.
-    pub read: bool,
-    /// Where its lane ended after it, if it was read.
-    pub(super) position: u64,
+    /// Its number on the bus, from 1; 0: nobody is subscribed to its topic, which is no loss.
+    pub position: u64,
+    /// The durable readers who get it, for QoS 1 and 2.
+    pub persisting: Option<Persisting>,
     /// For RETAIN 1: what the retained store did.
     pub retained: Option<Retention>,
+}
+
+impl Published {
+    /// Whether anyone is subscribed to its topic.
+    pub fn is_read(&self) -> bool {
+        self.position > 0
+    }
 }
 
 /// What the bus has counted since the start.
@@ -77,9 +121,9 @@ pub struct Published {
 pub struct BusStats {
     /// Messages taken from publishers.
     pub published: Counter,
-    /// Of these, on a lane that nobody read.
+    /// Of these, on a topic that nobody was subscribed to.
     pub unread: Counter,
-    /// Messages handed to readers; one published counts once for each reader of its lane.
+    /// Messages handed to readers; one published counts once for each of them.
     pub delivered: Counter,
     /// Messages that a reader should have had and did not get: a bug.
     pub lost: Counter,
@@ -94,22 +138,31 @@ pub struct BusStats {
 pub struct Bus(Arc<Shared>);
 
 /// What all clones of a bus and all its readers share.
-pub(super) struct Shared {
-    /// One publishes at a time.
-    pub(super) publisher: Mutex<Sender>,
-    pub(super) flow: Flow,
-    pub(super) filing: Filing,
+struct Shared {
+    publisher: Mutex<Publisher>,
+    direct_readers: usize,
+    fan_out: Arc<FanOut>,
+    unpersisted: Arc<Unpersisted>,
     store: Store,
-    pub(super) stats: BusStats,
-    /// Notified when a probe has come through.
-    pub(super) probe: Notify,
-    /// Cancelled when the router has ended.
-    pub(super) stopped: CancellationToken,
+    stats: Arc<BusStats>,
     /// Locked before `publisher`, where both are.
     retained: Mutex<Retained>,
     last_session: AtomicU64,
+    /// Readers of filters that begin with `$`.
+    system_readers: AtomicUsize,
+    /// Somebody has begun or ceased to read them.
+    system_changed: Notify,
     /// See [`Bus::refresh_sys_with`].
     refresh_sys: OnceLock<RefreshSys>,
+}
+
+/// One publishes, subscribes or unsubscribes at a time.
+struct Publisher {
+    sender: Sender,
+    index: Index,
+    /// How many messages were handed to anybody.
+    head: u64,
+    last_reader: u64,
 }
 
 type RefreshSys = Box<dyn Fn() + Send + Sync>;
@@ -123,19 +176,25 @@ impl Bus {
     /// As [`Bus::start`]; what is retained goes into `store`.
     pub fn start_with(settings: BusSettings, store: Store) -> Result<Bus, BusError> {
         let (sender, receiver) = router::start().map_err(|Stopped| BusError::Stopped)?;
+        let stats = Arc::new(BusStats::default());
         let shared = Arc::new(Shared {
-            publisher: Mutex::new(sender),
-            flow: Flow::new(router::LANE_BUDGET, settings.direct_readers),
-            filing: Filing::new(),
+            publisher: Mutex::new(Publisher { sender, index: Index::default(), head: 0, last_reader: 0 }),
+            direct_readers: settings.direct_readers,
+            fan_out: Arc::new(FanOut::new(stats.clone())),
+            unpersisted: Arc::default(),
             store,
-            stats: BusStats::default(),
-            probe: Notify::new(),
-            stopped: CancellationToken::new(),
+            stats,
             retained: Mutex::new(Retained::new(settings.max_retained)),
             last_session: AtomicU64::new(0),
+            system_readers: AtomicUsize::new(0),
+            system_changed: Notify::new(),
             refresh_sys: OnceLock::new(),
         });
-        relay::start(shared.clone(), receiver).map_err(|error| BusError::Thread(Arc::new(error)))?;
+        let wake = {
+            let shared = shared.clone();
+            move || shared.publisher.lock().index.all().for_each(|filter| filter.wake())
+        };
+        shared.fan_out.start(receiver, wake).map_err(|error| BusError::Thread(Arc::new(error)))?;
         Ok(Bus(shared))
     }
 
@@ -145,10 +204,14 @@ impl Bus {
     /// # Errors
     /// The router has ended.
     pub async fn probe(&self) -> Result<(), BusError> {
-        let answered = self.0.probe.notified();
+        let answered = self.0.fan_out.probed.notified();
         tokio::pin!(answered);
         answered.as_mut().enable();
-        self.0.publisher.lock().probe().map_err(|Stopped| BusError::Stopped)?;
+        {
+            let mut publisher = self.0.publisher.lock();
+            self.0.fan_out.begin(Job::Probe);
+            publisher.sender.publish(Bytes::new()).map_err(|Stopped| BusError::Stopped)?;
+        }
         tokio::select! {
             () = answered => Ok(()),
             () = self.failed() => Err(BusError::Stopped),
@@ -160,68 +223,56 @@ impl Bus {
         self.0.last_session.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Publishes; for RETAIN 1 also updates the retained store, in the order of the lane. Never blocks or waits.
+    /// Publishes; for RETAIN 1 also updates the retained store, in the same order. Never blocks or waits.
     pub fn try_publish(&self, envelope: Envelope) -> Result<Published, TryPublishError> {
         if envelope.retain() {
             return self.publish_retained(envelope);
         }
-        let Pushed { read, position, .. } = self.0.push(envelope, 0)?;
-        Ok(Published { read, position, retained: None })
+        let Pushed { position, persisting, .. } = self.0.push(envelope, 0)?;
+        Ok(Published { position, persisting, retained: None })
     }
 
-    /// Waits until `lane` has room again. Another publisher may take the room: try again in a loop.
-    pub async fn ready(&self, lane: Lane) {
-        self.0.flow.room(lane).await;
-    }
-
-    /// Publishes, waiting for room on the lane. If the future is dropped, so is the message.
+    /// Publishes, waiting for room. If the future is dropped, so is the message.
     pub async fn publish(&self, mut envelope: Envelope) -> Result<Published, BusError> {
         // Nothing below waits while there is room: without this a busy publisher would never let another task run.
         consume_budget().await;
         loop {
-            let lane = envelope.lane();
-            envelope = match self.try_publish(envelope) {
+            let room;
+            (envelope, room) = match self.try_publish(envelope) {
                 Ok(published) => return Ok(published),
                 Err(TryPublishError::Bus(error)) => return Err(error),
-                Err(TryPublishError::Busy(envelope)) => envelope,
+                Err(TryPublishError::Busy(envelope, room)) => (envelope, room),
             };
-            self.ready(lane).await;
+            room.ready().await;
         }
     }
 
     /// A new reader, which reads nothing yet.
     pub fn reader(&self) -> Reader {
-        Reader::new(self.0.clone())
+        let number = {
+            let mut publisher = self.0.publisher.lock();
+            publisher.last_reader += 1;
+            publisher.last_reader
+        };
+        Reader::new(self.0.clone(), number)
     }
 
-    /// A new durable reader, of no lane yet.
-    pub(super) fn filer(&self) -> Filer {
-        Filer::new(self.0.clone())
+    /// Waits until durable readers have given all QoS 1 and 2 messages to the store.
+    pub(super) async fn all_persisted(&self) {
+        self.0.unpersisted.none().await;
     }
 
-    /// Whether a session or a group on disk reads `lane`.
-    pub(super) fn is_durable(&self, lane: Lane) -> bool {
-        self.0.filing.is_durable(lane)
+    /// How many messages they have not.
+    pub(super) fn unpersisted(&self) -> usize {
+        self.0.unpersisted.count()
     }
 
-    /// Whether all that follows from the messages on `lane` up to `position` has been given to the store.
-    pub(super) fn is_filed(&self, lane: Lane, position: u64) -> bool {
-        self.0.filing.is_filed(lane, position)
-    }
-
-    /// Waits for that.
-    pub(super) async fn filed(&self, lane: Lane, position: u64) {
-        self.0.filing.filed(lane, position).await;
-    }
-
-    /// Waits until every durable reader has filed all that has been published so far.
-    pub(super) async fn all_filed(&self) {
-        self.0.filing.all_filed(&self.0.flow).await;
-    }
-
-    /// How many durable readers have not.
-    pub(super) fn behind(&self) -> usize {
-        self.0.filing.behind(&self.0.flow)
+    /// From now on readers go although their sessions live on, on disk: no message is persisted any more but what they give
+    /// to the store themselves.
+    pub(super) fn close(&self) {
+        // Between two messages.
+        let _publisher = self.0.publisher.lock();
+        self.0.unpersisted.close();
     }
 
     /// Takes in what was retained when the gateway ended; returns how many there was no room for.
@@ -273,9 +324,11 @@ impl Bus {
         let _ = self.0.refresh_sys.set(Box::new(refresh));
     }
 
-    /// Waits until somebody reads the lane of `$` topics, or nobody does. One task only. Cancel safe.
+    /// Waits until somebody is subscribed to a filter that begins with `$`, or nobody is. One task only. Cancel safe.
     pub(super) async fn system_is_read(&self, read: bool) {
-        self.0.flow.system_is_read(read).await;
+        while (self.0.system_readers.load(SeqCst) > 0) != read {
+            self.0.system_changed.notified().await;
+        }
     }
 
     /// Topics with a retained message, and what these messages take in bytes; `$SYS` is not among them.
@@ -291,7 +344,7 @@ impl Bus {
 
     /// Resolves when the router's thread has died. The process should then exit with code 70.
     pub async fn failed(&self) {
-        self.0.stopped.cancelled().await;
+        self.0.fan_out.stopped.cancelled().await;
     }
 
     /// The counters.
@@ -300,23 +353,23 @@ impl Bus {
     }
 
     fn publish_retained(&self, envelope: Envelope) -> Result<Published, TryPublishError> {
-        // The lock is held until the message is on its lane: so the last one on the lane is the one retained.
+        // The lock is held until the message is handed over: so the last one that readers get is the one retained.
         let mut retained = self.0.retained.lock();
         let now = Instant::now();
         let deletes = envelope.payload().is_empty();
         let version = retained.admit(envelope.topic(), deletes, now);
         self.0.forget_expired(&mut retained);
         let Some(version) = version else {
-            let Pushed { read, position, .. } = self.0.push(envelope, 0)?;
+            let Pushed { position, persisting, .. } = self.0.push(envelope, 0)?;
             self.0.stats.retained_refused.increment();
-            return Ok(Published { read, position, retained: Some(Retention::Refused) });
+            return Ok(Published { position, persisting, retained: Some(Retention::Refused) });
         };
         let urgency = envelope.urgency();
-        let Pushed { bytes, read, position } = self.0.push(envelope, version)?;
+        let Pushed { bytes, position, persisting } = self.0.push(envelope, version)?;
         let message = Message::decode(bytes).map_err(|_| BusError::Stopped)?;
-        // Under the lock: so the last one on disk is the last one on the lane, too.
+        // Under the lock: so the last one on disk is the last one that readers get, too.
         self.0.keep(&message, deletes, urgency);
-        Ok(Published { read, position, retained: Some(retained.update(message)) })
+        Ok(Published { position, persisting, retained: Some(retained.update(message)) })
     }
 }
 
@@ -326,13 +379,15 @@ impl fmt::Debug for Bus {
     }
 }
 
-/// A sealed envelope that was put on its lane, or, unread, was not.
+/// A sealed envelope, and what became of it: see [`Published`].
 struct Pushed {
     bytes: Bytes,
-    read: bool,
-    /// Where its lane ended after it; 0: unread.
     position: u64,
+    persisting: Option<Persisting>,
 }
+
+/// The filters that match a topic. Few do, but for a topic made to be matched by many.
+type Matching<'a> = SmallVec<[&'a Arc<FilterReaders>; 8]>;
 
 impl Shared {
     /// Lets the store know what is retained now. What the broker itself says on `$SYS` is never kept.
@@ -353,42 +408,118 @@ impl Shared {
     }
 
     fn push(&self, envelope: Envelope, retained_version: u64) -> Result<Pushed, TryPublishError> {
-        let lane = envelope.lane();
+        let pushed = self.hand_over(envelope, retained_version);
+        match &pushed {
+            Ok(Pushed { position, .. }) => {
+                self.stats.published.increment();
+                self.stats.unread.add(u64::from(*position == 0));
+            }
+            Err(TryPublishError::Busy(..)) => self.stats.busy.increment(),
+            Err(TryPublishError::Bus(_)) => {}
+        }
+        pushed
+    }
+
+    fn hand_over(&self, envelope: Envelope, retained_version: u64) -> Result<Pushed, TryPublishError> {
         let mut publisher = self.publisher.lock();
-        let pushed = match self.flow.admit(lane) {
-            Admission::Full => {
-                drop(publisher);
-                self.stats.busy.increment();
-                return Err(TryPublishError::Busy(envelope));
+        let Publisher { sender, index, head, .. } = &mut *publisher;
+        let mut filters = Matching::new();
+        index.matching(envelope.topic(), |filter| filters.push(filter));
+        let readers: usize = filters.iter().map(|filter| filter.count()).sum();
+        let is_awaited = envelope.qos() > Qos::AtMostOnce
+            && (filters.iter().any(|filter| filter.is_durable()) || self.unpersisted.is_closing());
+        let tracked = || is_awaited.then(|| Persisting::new(&self.unpersisted)).unzip();
+        if readers == 0 {
+            let (persisting, _) = tracked();
+            return Ok(Pushed { bytes: envelope.seal(0, retained_version), position: 0, persisting });
+        }
+        let is_routed = |filter: &&Arc<FilterReaders>| filter.is_routed();
+        let overtakes = || filters.iter().any(is_routed) || self.fan_out.has_topic(envelope.topic());
+        let is_direct = readers <= self.direct_readers && !overtakes();
+        if let Some(room) = self.missing_room(&filters, is_direct) {
+            return Err(TryPublishError::Busy(envelope, room));
+        }
+        *head += 1;
+        let (position, slot) = (*head, fan_out::slot(envelope.topic()));
+        let (persisting, persist) = tracked();
+        let bytes = envelope.seal(position, retained_version);
+        if is_direct {
+            for filter in filters {
+                filter.hand_out(Way::Direct, position, &bytes, persist.as_ref());
             }
-            Admission::Room { direct } => {
-                let position = self.flow.add(lane, router::counted_size(envelope.size()));
-                let bytes = envelope.seal(position, retained_version);
-                if direct {
-                    self.flow.hand_out(lane, position, &bytes);
-                } else {
-                    self.flow.note_routed(lane, position);
-                    publisher.publish(lane, bytes.clone()).map_err(|Stopped| BusError::Stopped)?;
-                }
-                Pushed { bytes, read: true, position }
-            }
-            Admission::Unread => {
-                drop(publisher);
-                self.stats.unread.increment();
-                Pushed { bytes: envelope.seal(0, retained_version), read: false, position: 0 }
-            }
-        };
-        self.stats.published.increment();
-        Ok(pushed)
+        } else {
+            let filters = filters.into_iter().cloned().collect();
+            let counted = router::counted_size(bytes.len());
+            self.fan_out.begin(Job::Deliver(Delivery { position, bytes: counted, slot, filters, persist }));
+            sender.publish(bytes.clone()).map_err(|Stopped| BusError::Stopped)?;
+        }
+        Ok(Pushed { bytes, position, persisting })
+    }
+
+    /// What a message for the readers of `filters` has to wait for.
+    fn missing_room(&self, filters: &Matching<'_>, is_direct: bool) -> Option<Room> {
+        if let Some(full) = filters.iter().find(|filter| filter.is_full()) {
+            return Some(Room(Behind::Filter(Arc::clone(full))));
+        }
+        let has_room = is_direct || self.fan_out.has_room();
+        (!has_room).then(|| Room(Behind::FanOut(self.fan_out.clone())))
+    }
+
+    /// `queue` gets what `filter` matches from now on.
+    fn enter(&self, filter: &TopicFilter, queue: &Arc<ReaderQueue>) {
+        // At a moment that is exactly between two messages.
+        let mut publisher = self.publisher.lock();
+        let head = publisher.head;
+        if publisher.index.get_or_insert(filter).enter(queue, head) {
+            self.count_system(filter, true);
+        }
+    }
+
+    /// `queue` gets no more of it, but what was published before.
+    fn leave(&self, filter: &TopicFilter, queue: &Arc<ReaderQueue>) {
+        let mut publisher = self.publisher.lock();
+        if let Some(readers) = publisher.index.get(filter).cloned() {
+            self.leave_one(&mut publisher, &readers, queue);
+        }
+    }
+
+    /// `queue` gets nothing more and forgets what it has.
+    fn clear(&self, queue: &Arc<ReaderQueue>) {
+        let mut publisher = self.publisher.lock();
+        for readers in queue.filters() {
+            self.leave_one(&mut publisher, &readers, queue);
+        }
+        let head = publisher.head;
+        drop(publisher);
+        queue.clear(head);
+    }
+
+    fn leave_one(&self, publisher: &mut Publisher, readers: &Arc<FilterReaders>, queue: &Arc<ReaderQueue>) {
+        match readers.leave(queue, publisher.head) {
+            Left::NotThere => return,
+            Left::Others => {}
+            Left::Nobody => publisher.index.remove(readers.filter()),
+        }
+        self.count_system(readers.filter(), false);
+    }
+
+    fn count_system(&self, filter: &TopicFilter, more: bool) {
+        if !filter.as_str().starts_with('$') {
+            return;
+        }
+        if more {
+            self.system_readers.fetch_add(1, SeqCst);
+        } else {
+            self.system_readers.fetch_sub(1, SeqCst);
+        }
+        self.system_changed.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::lane::LaneSet;
     use crate::broker::message::Draft;
-    use crate::qos::Qos;
     use std::collections::VecDeque;
 
     fn bus() -> Bus {
@@ -408,15 +539,15 @@ mod tests {
         })
     }
 
-    fn lanes() -> LaneSet {
-        LaneSet::of(&TopicFilter::new("#").unwrap())
+    fn all() -> TopicFilter {
+        TopicFilter::new("#").unwrap()
     }
 
     #[tokio::test]
     async fn a_probe_comes_through_the_router_and_disturbs_nothing() {
         let bus = bus();
         let mut reader = bus.reader();
-        reader.set_lanes(lanes());
+        reader.subscribe(&all());
         for _ in 0..3 {
             bus.probe().await.unwrap();
             bus.try_publish(envelope()).unwrap();
@@ -425,7 +556,7 @@ mod tests {
             assert_eq!(batch.len(), 1);
         }
         assert_eq!(bus.stats().lost.get(), 0);
-        bus.0.publisher.lock().crash_router();
+        bus.0.publisher.lock().sender.crash_router();
         assert!(bus.probe().await.is_err());
     }
 
@@ -433,8 +564,8 @@ mod tests {
     async fn when_the_router_dies_everybody_is_told() {
         let bus = bus();
         let mut reader = bus.reader();
-        reader.set_lanes(lanes());
-        bus.0.publisher.lock().crash_router();
+        reader.subscribe(&all());
+        bus.0.publisher.lock().sender.crash_router();
         bus.failed().await;
         bus.failed().await;
         assert!(matches!(reader.recv(&mut VecDeque::new()).await, Err(BusError::Stopped)));

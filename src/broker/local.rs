@@ -8,10 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::task::consume_budget;
 
-use super::bus::{Bus, BusError, Published, TryPublishError};
-use super::lane::LaneSet;
+use super::bus::{Bus, BusError, Published, Reader, Received, TryPublishError};
 use super::message::{Draft, Envelope, Message};
-use super::reader::Reader;
 use super::retained::Snapshot;
 use super::subscriptions::{Subscription, SubscriptionOptions, Subscriptions};
 use crate::qos::Qos;
@@ -50,7 +48,7 @@ pub enum PublishError {
         /// The limit.
         limit: usize,
     },
-    /// A reader of its lane is behind; only from `try_publish`.
+    /// Somebody who would get it is behind; only from `try_publish`.
     #[error("cannot publish to {0} now: its readers are behind")]
     Busy(TopicName),
     /// The bus does not run.
@@ -106,7 +104,7 @@ pub struct Subscriber {
     /// Retained messages that are still to be delivered, with the QoS of their subscription.
     retained: VecDeque<(Message, Qos)>,
     /// Live messages that are still to be matched.
-    batch: VecDeque<Message>,
+    batch: VecDeque<Received>,
 }
 
 impl LocalClient {
@@ -131,7 +129,7 @@ impl LocalClient {
     pub fn try_publish(&self, publish: Publish) -> Result<Published, PublishError> {
         let envelope = self.envelope(&publish)?;
         self.bus.try_publish(envelope).map_err(|error| match error {
-            TryPublishError::Busy(_) => PublishError::Busy(publish.topic),
+            TryPublishError::Busy(..) => PublishError::Busy(publish.topic),
             TryPublishError::Bus(error) => PublishError::Bus(error),
         })
     }
@@ -142,8 +140,7 @@ impl LocalClient {
         filters: Vec<(TopicFilter, O)>,
     ) -> Result<Subscriber, BusError> {
         let mut reader = self.bus.reader();
-        let lanes = filters.iter().fold(LaneSet::EMPTY, |lanes, (filter, _)| lanes.union(LaneSet::of(filter)));
-        reader.set_lanes(lanes);
+        filters.iter().for_each(|(filter, _)| reader.subscribe(filter));
         let snapshot = self.bus.retained_of(filters.iter().map(|(filter, _)| filter));
         let mut subscriptions = Subscriptions::new();
         let insert = |subscriptions: &mut Subscriptions, retained_floor| {
@@ -199,9 +196,10 @@ impl Subscriber {
         filters: Vec<(TopicFilter, O)>,
         shown: Vec<(TopicFilter, O)>,
     ) {
-        let lanes = filters.iter().fold(LaneSet::EMPTY, |lanes, (filter, _)| lanes.union(LaneSet::of(filter)));
-        self.reader.set_lanes(lanes);
+        filters.iter().for_each(|(filter, _)| self.reader.subscribe(filter));
         let before = std::mem::take(&mut self.subscriptions);
+        let is_left = |filter: &TopicFilter| !filters.iter().any(|(other, _)| other == filter);
+        before.iter().filter(|(filter, _)| is_left(filter)).for_each(|(filter, _)| self.reader.unsubscribe(filter));
         let snapshot = match shown.is_empty() {
             true => Snapshot::default(),
             false => self.bus.retained_of(shown.iter().map(|(filter, _)| filter)),
@@ -213,7 +211,7 @@ impl Subscriber {
         }
         for message in snapshot.messages {
             let is_to_come =
-                !self.reader.has_passed(&message) && self.subscriptions.matches(&message, self.session).is_some();
+                self.subscriptions.matches(&message, self.session).is_some() && self.reader.awaits(&message);
             let matching = shown.iter().filter(|(filter, _)| filter.matches(message.topic()));
             let qos = matching.map(|(_, options)| (*options).into().qos).max();
             self.retained.extend(qos.filter(|_| !is_to_come).map(|qos| (message, qos)));
@@ -221,7 +219,7 @@ impl Subscriber {
     }
 
     /// The next message; `None` when the bus has stopped. Cancel safe.
-    /// Whoever subscribes must go on receiving: publishers on its lanes wait for it.
+    /// Whoever subscribes must go on receiving: publishers to it wait for it.
     pub async fn recv(&mut self) -> Option<Delivery> {
         // As in `Bus::publish`: other tasks have their turn.
         consume_budget().await;
@@ -237,7 +235,7 @@ impl Subscriber {
     /// The messages that have come until now; no more will.
     pub fn leave(&mut self) -> impl Iterator<Item = Delivery> {
         self.reader.take(&mut self.batch);
-        self.reader.set_lanes(LaneSet::EMPTY);
+        self.reader.clear();
         self.rest()
     }
 
@@ -256,7 +254,7 @@ impl Subscriber {
     }
 
     fn next_live(&mut self) -> Option<Delivery> {
-        std::iter::from_fn(|| self.batch.pop_front()).find_map(|message| {
+        std::iter::from_fn(|| self.batch.pop_front()).find_map(|Received { message, .. }| {
             let found = self.subscriptions.matches(&message, self.session)?;
             Delivery::new(&message, found.qos, false)
         })

@@ -5,7 +5,7 @@
 //! 1      0                                   24  expiry, u64: 0 never
 //! 2      length of the topic, u16            32  retained version, u64
 //! 4      length of the properties, u32       40  topic, properties, payload
-//! 8      position on the lane, u64
+//! 8      position, u64
 //! ```
 //! All numbers are little-endian. The envelope never leaves the process.
 
@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::lane::Lane;
 use super::store::Urgency;
 use crate::qos::Qos;
 
@@ -46,13 +45,12 @@ pub struct Draft<'a> {
     pub properties: &'a [u8],
 }
 
-/// A message on its way to the bus: encoded, not yet on a lane.
+/// A message on its way to the bus: encoded, without its number there.
 #[derive(Debug)]
 pub struct Envelope {
     bytes: Vec<u8>,
     topic_end: usize,
     payload_start: usize,
-    lane: Lane,
     urgency: Urgency,
 }
 
@@ -96,7 +94,7 @@ impl Envelope {
         bytes.extend_from_slice(draft.properties);
         bytes.extend_from_slice(draft.payload);
         let urgency = if draft.qos > Qos::AtMostOnce { Urgency::Urgent } else { Urgency::Lazy };
-        Envelope { bytes, topic_end, payload_start, lane: Lane::of(draft.topic), urgency }
+        Envelope { bytes, topic_end, payload_start, urgency }
     }
 
     /// Durable readers keep it from their clients until its packet identifier is on disk: exactly once [MQTT-4.3.3-10].
@@ -125,9 +123,9 @@ impl Envelope {
         self.urgency
     }
 
-    /// The lane it will travel; what to wait for when the bus is busy.
-    pub fn lane(&self) -> Lane {
-        self.lane
+    /// The publisher's QoS.
+    pub fn qos(&self) -> Qos {
+        Qos::from_u8(self.bytes[0] & 3).unwrap_or_default()
     }
 
     /// Its size in bytes, header, topic and properties included.
@@ -150,7 +148,7 @@ impl Envelope {
         self.bytes[0] & RETAIN != 0
     }
 
-    /// Closes it: `position` is where the lane ends after it, `retained_version` as in [`Message::retained_version`].
+    /// Closes it: `position` is its number on the bus, `retained_version` as in [`Message::retained_version`].
     pub(super) fn seal(mut self, position: u64, retained_version: u64) -> Bytes {
         self.bytes[8..16].copy_from_slice(&position.to_le_bytes());
         self.bytes[32..40].copy_from_slice(&retained_version.to_le_bytes());
@@ -236,7 +234,7 @@ impl Message {
         self.bytes.len()
     }
 
-    /// Where its lane ended after it, in bytes since the start.
+    /// Its number on the bus, from 1; 0: nobody read it.
     pub(super) fn position(&self) -> u64 {
         self.number(8)
     }
@@ -287,7 +285,7 @@ mod tests {
             let draft = Draft { topic: &topic, payload: &payload, qos, retain, origin, expires, properties: &properties };
             let envelope = Envelope::new(&draft);
             prop_assert_eq!((envelope.topic(), envelope.payload(), envelope.retain()), (topic.as_str(), &payload[..], retain));
-            prop_assert_eq!(envelope.lane(), Lane::of(&topic));
+            prop_assert_eq!(envelope.qos(), qos);
             let size = envelope.size();
             let message = Message::decode(envelope.seal(position, version)).unwrap();
             prop_assert_eq!((message.topic(), message.payload_bytes()), (topic.as_str(), &payload[..]));

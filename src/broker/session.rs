@@ -18,15 +18,12 @@ use super::Shared;
 use super::acl::Rights;
 use super::admission::Terms;
 use super::auth::{Login, Presence};
-use super::bus::{BusError, TryPublishError};
+use super::bus::{BusError, Reader, Received, TryPublishError};
 use super::inflight::Inflight;
-use super::lane::LaneSet;
 use super::listener::ListenerTerms;
-use super::message::Message;
 use super::pace::Pace;
 use super::packet::{Connect, PacketError, Reason, WillRequest};
 use super::queue::{Queue, QueueLimits};
-use super::reader::Reader;
 use super::sessions::Stage;
 use super::share::Memberships;
 use super::stats::Counted;
@@ -117,9 +114,8 @@ pub struct Session {
     subscriptions: Subscriptions,
     shares: Memberships,
     reader: Reader,
-    lanes: LaneSet,
     /// From the bus, not matched yet; one batch at most.
-    inbox: VecDeque<Message>,
+    inbox: VecDeque<Received>,
     /// Retained messages for new subscriptions; bounded by `max_retained` and one snapshot.
     backlog: VecDeque<Outgoing>,
     queue: Queue<Outgoing>,
@@ -260,7 +256,6 @@ impl Session {
             subscriptions: Subscriptions::new(),
             shares: Memberships::new(shared.clone(), limits),
             reader: shared.bus.reader(),
-            lanes: LaneSet::EMPTY,
             inbox: VecDeque::new(),
             backlog: VecDeque::new(),
             queue: Queue::new(limits),
@@ -295,12 +290,12 @@ impl Session {
         self.give_up();
         let erased = self.erase();
         self.subscriptions = Subscriptions::new();
-        self.read_lanes(LaneSet::EMPTY);
+        self.reader.clear();
         self.inbox.clear();
         self.backlog.clear();
         self.queue.retain(|_| false);
         self.received.clear();
-        // The client is going to be told that there is nothing left. Nobody waits for this session: it reads no lane.
+        // The client is going to be told that there is nothing left. Nobody waits for this session: it reads nothing.
         self.shared.store.done(erased).await;
     }
 
@@ -323,7 +318,7 @@ impl Session {
         self.backlog.retain(|outgoing| outgoing.qos > Qos::AtMostOnce);
         self.dropped(DropReason::Offline, skipped, Instant::now());
         if let Some(journal) = &self.journal {
-            self.backlog.iter_mut().for_each(|outgoing| journal.enqueue(outgoing, false));
+            self.backlog.iter_mut().for_each(|outgoing| journal.enqueue(outgoing, None));
         }
     }
 
@@ -353,7 +348,7 @@ impl Session {
             }
             let deadline = after.expires.into_iter().chain(after.will.as_ref().map(|(_, due)| *due)).min();
             let promises = self.promises(written);
-            let (bus, store) = (&self.shared.bus, &self.shared.store);
+            let store = &self.shared.store;
             tokio::select! {
                 call = calls.recv() => match call {
                     // A kept session stays, whoever it belongs to.
@@ -371,7 +366,7 @@ impl Session {
                     after.stopped = true;
                     return;
                 },
-                () = promises.come_true(bus, store), if promises.are_open() => {}
+                () = promises.come_true(store), if promises.are_open() => {}
                 number = resync(store, self.journal.as_ref()), if self.journal.is_some() => self.save_anew(number),
                 () = timer.wait(deadline) => {}
             }
@@ -408,12 +403,10 @@ impl Session {
         let failed = move |error: &BusError| {
             tracing::warn!(client_id = excerpt(&client_id), %error, "cannot publish a will");
         };
-        let envelope = will::envelope(will, self.number, Instant::now());
-        let lane = envelope.lane();
-        match self.shared.bus.try_publish(envelope) {
+        match self.shared.bus.try_publish(will::envelope(will, self.number, Instant::now())) {
             Ok(published) => {
                 if let Some(kept) = kept {
-                    self.shared.tasks.spawn(async move { kept.forget(&bus, lane, &published).await });
+                    self.shared.tasks.spawn(async move { kept.forget(published).await });
                 }
                 None
             }
@@ -424,7 +417,7 @@ impl Session {
                 }
                 None
             }
-            Err(TryPublishError::Busy(envelope)) => Some(self.shared.tasks.spawn(async move {
+            Err(TryPublishError::Busy(envelope, _)) => Some(self.shared.tasks.spawn(async move {
                 if let Err(error) = wills::publish(&bus, envelope, kept).await {
                     failed(&error);
                 }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Shared;
-use super::lane::LaneSet;
-use super::reader::Reader;
+use super::bus::Reader;
 use super::session::Outgoing;
 use crate::qos::Qos;
 use crate::topic::{TopicFilter, first_unfit};
@@ -94,9 +93,9 @@ fn join(shared: &Arc<Shared>, share: &ShareFilter, member: Member) -> Result<Arc
     if groups.len() >= MAX_GROUPS {
         return Err(TooManyGroups);
     }
-    let group = Arc::new(Group::new(&shared.bus, shared.store.clone(), share.clone()));
     let mut reader = shared.bus.reader();
-    reader.set_lanes(LaneSet::of(&share.filter));
+    reader.subscribe(&share.filter);
+    let group = Arc::new(Group::new(reader.durability(), shared.store.clone(), share.clone()));
     // It reads before it says so to publishers.
     group.enter(member);
     groups.insert(share.clone(), group.clone());

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
 
-use super::lane::{LANES, Lane, LaneSet};
 use super::levels::{self, Key};
 use super::message::Message;
 use crate::qos::Qos;
@@ -81,8 +80,6 @@ pub struct Subscriptions {
     exact: HashMap<TopicFilter, Subscription, RandomState>,
     /// With wildcards.
     wild: BTreeMap<Key, (TopicFilter, Subscription)>,
-    /// How many subscriptions need each lane.
-    lanes: [u32; LANES],
 }
 
 impl Ids {
@@ -110,46 +107,36 @@ impl FromIterator<u32> for Ids {
 impl Subscriptions {
     /// None.
     pub fn new() -> Subscriptions {
-        Subscriptions { exact: HashMap::default(), wild: BTreeMap::new(), lanes: [0; LANES] }
+        Subscriptions { exact: HashMap::default(), wild: BTreeMap::new() }
     }
 
     /// Adds a subscription or replaces the one with the same filter [MQTT-3.8.4-3]; says whether there was one.
     pub fn insert(&mut self, filter: TopicFilter, subscription: Subscription) -> bool {
-        let lanes = LaneSet::of(&filter);
-        let existed = if is_exact(&filter) {
-            self.exact.insert(filter, subscription).is_some()
-        } else {
+        if filter.has_wildcards() {
             self.wild.insert(Key::new(filter.as_str()), (filter, subscription)).is_some()
-        };
-        if !existed {
-            lanes.iter().for_each(|lane| self.lanes[lane.index()] += 1);
+        } else {
+            self.exact.insert(filter, subscription).is_some()
         }
-        existed
     }
 
     /// Removes the subscription with this very filter; says whether there was one.
     pub fn remove(&mut self, filter: &TopicFilter) -> bool {
-        let existed = if is_exact(filter) {
-            let existed = self.exact.remove(filter).is_some();
-            if self.exact.len() * 4 < self.exact.capacity() {
-                self.exact.shrink_to_fit();
-            }
-            existed
-        } else {
-            self.wild.remove(&Key::new(filter.as_str())).is_some()
-        };
-        if existed {
-            LaneSet::of(filter).iter().for_each(|lane| self.lanes[lane.index()] -= 1);
+        if filter.has_wildcards() {
+            return self.wild.remove(&Key::new(filter.as_str())).is_some();
+        }
+        let existed = self.exact.remove(filter).is_some();
+        if self.exact.len() * 4 < self.exact.capacity() {
+            self.exact.shrink_to_fit();
         }
         existed
     }
 
     /// The subscription with this very filter.
     pub fn get(&self, filter: &TopicFilter) -> Option<&Subscription> {
-        if is_exact(filter) {
-            self.exact.get(filter)
-        } else {
+        if filter.has_wildcards() {
             self.wild.get(&Key::new(filter.as_str())).map(|(_, subscription)| subscription)
+        } else {
+            self.exact.get(filter)
         }
     }
 
@@ -172,17 +159,6 @@ impl Subscriptions {
             });
         }
         found
-    }
-
-    /// The lanes the session must read.
-    pub fn lanes(&self) -> LaneSet {
-        let mut lanes = LaneSet::EMPTY;
-        for lane in Lane::all() {
-            if self.lanes[lane.index()] > 0 {
-                lanes.insert(lane);
-            }
-        }
-        lanes
     }
 
     /// All subscriptions, in no order.
@@ -222,10 +198,6 @@ impl Subscription {
             found.ids.push(id);
         }
     }
-}
-
-fn is_exact(filter: &TopicFilter) -> bool {
-    !filter.as_str().contains(['+', '#'])
 }
 
 #[cfg(test)]
@@ -286,19 +258,18 @@ mod tests {
     }
 
     #[test]
-    fn the_lanes_are_those_of_the_filters_that_are_there() {
+    fn a_filter_is_there_once() {
         let mut subscriptions = Subscriptions::new();
         for text in ["a/b", "a/#", "#", "$SYS/#"] {
             assert!(!subscriptions.insert(filter(text), Subscription::default()));
             assert!(subscriptions.insert(filter(text), Subscription::default()));
         }
-        assert_eq!((subscriptions.len(), subscriptions.lanes().len()), (4, LANES));
-        assert!(subscriptions.remove(&filter("#")) && !subscriptions.remove(&filter("#")));
-        assert_eq!(subscriptions.lanes(), LaneSet::of(&filter("a/#")).union(LaneSet::of(&filter("$SYS/#"))));
-        assert!(subscriptions.remove(&filter("a/#")) && subscriptions.remove(&filter("$SYS/#")));
-        assert_eq!(subscriptions.lanes(), LaneSet::of(&filter("a/b")));
+        assert_eq!(subscriptions.len(), 4);
+        for text in ["#", "a/#", "$SYS/#"] {
+            assert!(subscriptions.remove(&filter(text)) && !subscriptions.remove(&filter(text)));
+        }
         assert_eq!(subscriptions.iter().map(|(filter, _)| filter.as_str()).collect::<Vec<_>>(), ["a/b"]);
-        assert!(subscriptions.remove(&filter("a/b")) && subscriptions.is_empty() && subscriptions.lanes().is_empty());
+        assert!(subscriptions.remove(&filter("a/b")) && subscriptions.is_empty());
     }
 
     proptest! {

@@ -98,7 +98,7 @@ impl Sys {
             }
             match shared.bus.try_publish(self.envelope(&topic, &value)) {
                 Ok(_) => drop(state.published.insert(topic, value)),
-                Err(TryPublishError::Busy(_)) => {}
+                Err(TryPublishError::Busy(..)) => {}
                 // Everybody is told by the bus itself.
                 Err(TryPublishError::Bus(_)) => return,
             }

@@ -12,7 +12,6 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::admission::SessionExpiry;
 use super::auth::Login;
 use super::bus::{Bus, BusError, Published};
-use super::lane::Lane;
 use super::message::Envelope;
 use super::store::{Change, Store, StoredWill, WillId};
 use super::{Shared, will};
@@ -106,9 +105,9 @@ impl KeptWill {
     }
 
     /// It was published: waits until all that follows from it is with the store.
-    pub async fn forget(self, bus: &Bus, lane: Lane, published: &Published) {
-        if published.read {
-            bus.filed(lane, published.position).await;
+    pub async fn forget(self, published: Published) {
+        if let Some(persisting) = published.persisting {
+            persisting.done().await;
         }
     }
 
@@ -200,9 +199,8 @@ async fn publish_restored(shared: &Shared, kept: KeptWill) {
 
 /// Publishes a will, and forgets it when all that follows from it is with the store.
 pub async fn publish(bus: &Bus, envelope: Envelope, kept: Option<KeptWill>) -> Result<(), BusError> {
-    let lane = envelope.lane();
     match (bus.publish(envelope).await, kept) {
-        (Ok(published), Some(kept)) => kept.forget(bus, lane, &published).await,
+        (Ok(published), Some(kept)) => kept.forget(published).await,
         (Ok(_), None) => {}
         (Err(error), kept) => {
             kept.into_iter().for_each(KeptWill::leave);

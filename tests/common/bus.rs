@@ -1,6 +1,6 @@
 //! What the tests of the bus share.
 
-use gatepost::broker::lane::LaneSet;
+use gatepost::broker::bus::{Bus, Reader};
 use gatepost::broker::message::{Draft, Envelope};
 use gatepost::qos::Qos;
 use gatepost::topic::TopicFilter;
@@ -9,8 +9,11 @@ pub fn filter(text: &str) -> TopicFilter {
     TopicFilter::new(text).unwrap()
 }
 
-pub fn lanes(text: &str) -> LaneSet {
-    LaneSet::of(&filter(text))
+/// A reader of `filters`.
+pub fn reader(bus: &Bus, filters: &[&str]) -> Reader {
+    let mut reader = bus.reader();
+    filters.iter().for_each(|text| reader.subscribe(&filter(text)));
+    reader
 }
 
 /// A message of QoS 1.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use gatepost::broker::bus::{Bus, BusSettings};
-use gatepost::broker::lane::LaneSet;
 use gatepost::broker::message::{Draft, Envelope, Message};
 use gatepost::broker::store::{Change, SessionExpiry, SessionRecord, Store, StoreSettings, StoredMessage, Urgency};
 use gatepost::qos::Qos;
@@ -25,7 +24,7 @@ const ODD: &str = "noise/odd";
 async fn messages(topics: &[&str]) -> Vec<Message> {
     let bus = Bus::start(BusSettings { max_retained: 10, direct_readers: 10 }).unwrap();
     let mut reader = bus.reader();
-    reader.set_lanes(LaneSet::of(&TopicFilter::new("#").unwrap()));
+    reader.subscribe(&TopicFilter::new("#").unwrap());
     let mut batch = VecDeque::new();
     for topic in topics {
         let properties: &[u8] = if *topic == ODD { b"\x26\0\x01k\0\x01\n" } else { b"\x26\0\x01k\0\x01v" };
@@ -34,7 +33,7 @@ async fn messages(topics: &[&str]) -> Vec<Message> {
         bus.try_publish(Envelope::new(&draft)).unwrap();
         reader.recv(&mut batch).await.unwrap();
     }
-    batch.into()
+    batch.into_iter().map(|received| received.message).collect()
 }
 
 /// A store with these messages retained, and each in the queue of `c`, the last one on its way.

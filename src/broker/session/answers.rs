@@ -5,9 +5,8 @@ use bytes::BytesMut;
 use super::Session;
 use super::replies::{Reply, Taken};
 use super::wire::Wire;
-use crate::broker::bus::{Bus, Published};
+use crate::broker::bus::{Persisting, Published};
 use crate::broker::inflight::Acked;
-use crate::broker::lane::Lane;
 use crate::broker::packet::{Ack, AckKind, PacketError, Reason, Recipient, Version, write_ack};
 use crate::broker::retained::Retention;
 use crate::broker::sessions::Stage;
@@ -15,10 +14,10 @@ use crate::broker::store::{Change, HoldKey, Store, Ticket};
 use crate::qos::Qos;
 
 /// What a session waits for besides its client and the bus.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Promises {
-    /// Until a lane is filed so far.
-    filed: Option<(Lane, u64)>,
+    /// For the durable readers of a message.
+    persisting: Option<Persisting>,
     /// For anything more on disk than this.
     written: Option<Ticket>,
 }
@@ -26,14 +25,14 @@ pub struct Promises {
 impl Promises {
     /// Whether there is anything.
     pub fn are_open(&self) -> bool {
-        self.filed.is_some() || self.written.is_some()
+        self.persisting.is_some() || self.written.is_some()
     }
 
     /// Resolves at the first that may have come true. Cancel safe.
-    pub async fn come_true(self, bus: &Bus, store: &Store) {
+    pub async fn come_true(&self, store: &Store) {
         tokio::select! {
-            () = async { if let Some((lane, position)) = self.filed { bus.filed(lane, position).await } },
-                if self.filed.is_some() => {}
+            () = async { if let Some(persisting) = &self.persisting { persisting.done().await } },
+                if self.persisting.is_some() => {}
             () = async { if let Some(seen) = self.written { store.progress(seen).await } },
                 if self.written.is_some() => {}
         }
@@ -43,14 +42,7 @@ impl Promises {
 impl Session {
     /// Answers a PUBLISH that was taken, or refused (`published` is `None`): at once, unless a durable reader or the
     /// disk has to have it first.
-    pub(super) fn answer(
-        &mut self,
-        wire: &mut Wire,
-        qos: Qos,
-        id: u16,
-        reason: Reason,
-        published: Option<(Lane, Published)>,
-    ) {
+    pub(super) fn answer(&mut self, wire: &mut Wire, qos: Qos, id: u16, reason: Reason, published: Option<Published>) {
         let kind = match qos {
             Qos::AtMostOnce => return,
             Qos::AtLeastOnce => AckKind::Puback,
@@ -62,19 +54,17 @@ impl Session {
         if received {
             self.received.insert(id);
         }
-        let bus = &self.shared.bus;
-        let until = published.as_ref().filter(|(lane, published)| published.read && bus.is_durable(*lane));
-        let until = until.map(|(lane, published)| (*lane, published.position));
-        let is_kept = published.as_ref().is_some_and(|(_, published)| {
+        let is_kept = published.as_ref().is_some_and(|published| {
             matches!(published.retained, Some(Retention::Stored(_) | Retention::Deleted)) && self.shared.store.is_on()
         });
         let durable = received && self.journal.is_some();
-        if until.is_none() && !is_kept && !durable && self.replies.is_empty() {
+        let position = published.as_ref().map(|published| published.position).filter(|&position| position > 0);
+        let persisting = published.and_then(|published| published.persisting);
+        if persisting.is_none() && !is_kept && !durable && self.replies.is_empty() {
             return write_ack(&mut wire.output, &wire.recipient, ack);
         }
-        let place = published.filter(|(_, published)| durable && published.read);
-        let seals = place.map(|(lane, Published { position, .. })| HoldKey { lane, position });
-        self.replies.take(Taken { ack, until, seals, is_answered: true });
+        let seals = position.filter(|_| durable).map(|position| HoldKey { position });
+        self.replies.take(Taken { ack, persisting, seals, is_answered: true });
     }
 
     /// Answers when all that was submitted so far is on disk, if the session is.
@@ -131,14 +121,14 @@ impl Session {
         Ok(())
     }
 
-    /// Hands what is filed to the disk, and what is there to the client.
+    /// Hands what durable readers have to the disk, and what is there to the client.
     pub(super) fn settle(&mut self, wire: Option<&mut Wire>) {
         // What the store does not take any more is nothing to rely on.
         if self.replies.is_empty() || self.shared.sessions.stage() == Stage::Closed {
             return;
         }
-        let (bus, store) = (&self.shared.bus, &self.shared.store);
-        while let Some(taken) = self.replies.pop_filed(|lane, position| bus.is_filed(lane, position)) {
+        let store = &self.shared.store;
+        while let Some(taken) = self.replies.pop_persisted() {
             // A refusal in MQTT 5 was not received.
             let received = taken.ack.kind == AckKind::Pubrec && self.received.contains(&taken.ack.id);
             match (&self.journal, taken.seals) {
@@ -162,7 +152,7 @@ impl Session {
     /// What to wait for; `seen` is how far the disk was before the session last looked.
     pub(super) fn promises(&self, seen: Ticket) -> Promises {
         let written = (self.replies.is_unwritten() || self.is_writing).then_some(seen);
-        Promises { filed: self.replies.waits_until(), written }
+        Promises { persisting: self.replies.persisting().cloned(), written }
     }
 
     /// The session ends: what durable readers hold for its messages is theirs without its identifiers.
@@ -173,9 +163,9 @@ impl Session {
         }
         let shared = self.shared.clone();
         self.shared.tasks.spawn(async move {
-            for ((lane, position), key) in seals {
+            for (persisting, key) in seals {
                 tokio::select! {
-                    () = shared.bus.filed(lane, position) => shared.store.submit(Change::Unhold { key }),
+                    () = persisting.done() => shared.store.submit(Change::Unhold { key }),
                     () = shared.drained.cancelled() => return,
                 };
             }

@@ -79,7 +79,7 @@ impl Session {
             // Before anything is looked at that waits for more of it.
             let written = self.shared.store.committed();
             if let Some(held) = wire.held.take() {
-                self.hand_over(wire, held)?;
+                self.hand_over(wire, held.envelope, held.id)?;
             }
             self.handle_input(wire, now)?;
             self.settle(Some(wire));
@@ -94,9 +94,9 @@ impl Session {
             // Messages are left in the inbox only while the pace holds them.
             let pace = self.pace.deadline().filter(|_| !self.inbox.is_empty());
             let deadline = wire.liveness.deadline().into_iter().chain(pace).chain(stop).min();
-            let busy = wire.held.as_ref().map(|held| held.envelope.lane());
+            let room = wire.held.as_ref().map(|held| held.room.clone());
             let promises = self.promises(written);
-            let (bus, store) = (&self.shared.bus, &self.shared.store);
+            let store = &self.shared.store;
             tokio::select! {
                 progress = wire.io(now) => match progress? {
                     Io::Read(0) => return Err(End::Closed),
@@ -113,8 +113,8 @@ impl Session {
                     Some(Call::Look) => self.look()?,
                     None => stop = Some(Instant::now() + LAST_WORDS),
                 },
-                () = async { if let Some(lane) = busy { bus.ready(lane).await } }, if busy.is_some() => {}
-                () = promises.come_true(bus, store), if promises.are_open() => {}
+                () = async { if let Some(room) = &room { room.ready().await } }, if room.is_some() => {}
+                () = promises.come_true(store), if promises.are_open() => {}
                 number = resync(store, self.journal.as_ref()), if self.journal.is_some() => self.save_anew(number),
                 () = timer.wait(deadline) => {}
             }

@@ -8,7 +8,6 @@ use super::wire::{Held, Wire};
 use super::{End, Session, journal};
 use crate::broker::admission::{SessionExpiry, is_reserved, receive_maximum};
 use crate::broker::bus::TryPublishError;
-use crate::broker::lane::LaneSet;
 use crate::broker::message::{Draft, Envelope};
 use crate::broker::packet::{
     Ack, AckKind, Frame, IncomingPublish, Packet, PacketError, Reason, Subscribe, SubscribeEntry, Unsubscribe, Version,
@@ -135,23 +134,22 @@ impl Session {
         });
         let seals = publish.qos == Qos::ExactlyOnce && self.journal.is_some();
         let envelope = if seals { envelope.held() } else { envelope };
-        self.hand_over(wire, Held { envelope, qos: publish.qos, id: publish.id })
+        self.hand_over(wire, envelope, publish.id)
     }
 
     /// Gives a message to the bus and acknowledges it, or holds it until the bus has room.
-    pub(super) fn hand_over(&mut self, wire: &mut Wire, held: Held) -> Result<(), End> {
-        let Held { envelope, qos, id } = held;
-        let lane = envelope.lane();
+    pub(super) fn hand_over(&mut self, wire: &mut Wire, envelope: Envelope, id: u16) -> Result<(), End> {
+        let qos = envelope.qos();
         match self.shared.bus.try_publish(envelope) {
             Ok(published) => {
                 // In QoS 2 the server tells it nobody (as mosquitto): the client may take it for a failure.
-                let unread = !published.read && qos == Qos::AtLeastOnce;
+                let unread = !published.is_read() && qos == Qos::AtLeastOnce;
                 let reason = if unread { Reason::NO_MATCHING_SUBSCRIBERS } else { Reason::SUCCESS };
-                self.answer(wire, qos, id, reason, Some((lane, published)));
+                self.answer(wire, qos, id, reason, Some(published));
                 Ok(())
             }
-            Err(TryPublishError::Busy(envelope)) => {
-                wire.held = Some(Held { envelope, qos, id });
+            Err(TryPublishError::Busy(envelope, room)) => {
+                wire.held = Some(Held { envelope, id, room });
                 Ok(())
             }
             Err(TryPublishError::Bus(error)) => Err(error.into()),
@@ -199,10 +197,6 @@ impl Session {
         // Retained messages of earlier subscriptions wait for a client that does not read them.
         let backlogged = self.backlog.len() > self.settings.max_retained;
         let allowed: Vec<bool> = wanted.iter().map(|wanted| self.may_subscribe(wanted.filter())).collect();
-        self.read_lanes(wanted.iter().zip(&allowed).fold(self.lanes, |lanes, wanted| match wanted {
-            (Wanted::Own(filter), true) => lanes.union(LaneSet::of(filter)),
-            _ => lanes,
-        }));
         let mut codes = Vec::with_capacity(wanted.len());
         for ((entry, wanted), allowed) in packet.entries.iter().zip(wanted).zip(allowed) {
             let qos = entry.qos.min(self.settings.max_qos);
@@ -236,8 +230,10 @@ impl Session {
         }
     }
 
-    /// Adds or replaces one subscription, whose lanes are read already, and takes its retained messages.
+    /// Adds or replaces one subscription and takes its retained messages.
     fn add_subscription(&mut self, filter: TopicFilter, entry: &SubscribeEntry, qos: Qos, id: Option<u32>) {
+        // Before the retained messages are looked up: what is published meanwhile comes live.
+        self.reader.subscribe(&filter);
         let before = self.subscriptions.get(&filter).copied();
         let retain_handling = match entry.retain_handling {
             0 => RetainHandling::Always,
@@ -288,12 +284,14 @@ impl Session {
         let remove = |unwanted| {
             let existed = match unwanted {
                 Wanted::Shared(share) => self.shares.leave(&share),
-                Wanted::Own(filter) => self.subscriptions.remove(&filter),
+                Wanted::Own(filter) => {
+                    self.reader.unsubscribe(&filter);
+                    self.subscriptions.remove(&filter)
+                }
             };
             if existed { Reason::SUCCESS } else { Reason::NO_SUBSCRIPTION_EXISTED }
         };
         let codes: Vec<Reason> = unwanted.into_iter().map(remove).collect();
-        self.read_lanes(self.subscriptions.lanes());
         if let Some(journal) = &self.journal {
             for (filter, _) in packet.filters.iter().zip(&codes).filter(|(_, code)| **code == Reason::SUCCESS) {
                 journal.unsubscribe(filter);
@@ -310,22 +308,6 @@ impl Session {
             self.pump(wire, now);
             if !self.inbox.is_empty() || !self.reader.take(&mut self.inbox) {
                 break;
-            }
-        }
-    }
-
-    /// Reads exactly these lanes from now on.
-    pub(super) fn read_lanes(&mut self, lanes: LaneSet) {
-        if lanes != self.lanes {
-            let filer = self.journal.as_ref().map(|journal| &journal.filer);
-            if let Some(filer) = filer {
-                // Publishers do not wait for what is not read any more.
-                filer.set_lanes(self.lanes.difference(self.lanes.difference(lanes)));
-            }
-            self.reader.set_lanes(lanes);
-            self.lanes = lanes;
-            if let Some(filer) = filer {
-                filer.set_lanes(lanes);
             }
         }
     }

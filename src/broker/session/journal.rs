@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use super::{Outgoing, Session};
 use crate::broker::admission::SessionExpiry;
-use crate::broker::filer::Filer;
 use crate::broker::inflight::Filed;
 use crate::broker::share::Wish;
 use crate::broker::store::{
@@ -19,7 +18,6 @@ use crate::qos::Qos;
 pub struct Journal {
     store: Store,
     session: SessionId,
-    pub(super) filer: Arc<Filer>,
     /// As last written.
     record: SessionRecord,
     /// See [`Store::resync`].
@@ -27,11 +25,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// For a session whose lanes are `session.lanes`. From here on publishers on them wait for it.
+    /// From here on publishers wait for the session.
     pub(super) fn new(session: &Session, id: SessionId, record: SessionRecord) -> Journal {
-        let (store, filer) = (session.shared.store.clone(), Arc::new(session.shared.bus.filer()));
-        filer.set_lanes(session.lanes);
-        Journal { store, session: id, filer, record, synced: 0 }
+        session.reader.set_durable(true);
+        Journal { store: session.shared.store.clone(), session: id, record, synced: 0 }
     }
 
     /// The session's row.
@@ -45,12 +42,12 @@ impl Journal {
         self.store.submit(Change::EndSession { session: self.session })
     }
 
-    /// `outgoing` waits for the client, or is sent at once. It may have a row already, if it was not written.
-    pub(super) fn enqueue(&self, outgoing: &mut Outgoing, is_live: bool) {
+    /// `outgoing` waits for the client, or is sent at once; `hold` is that of a message from the bus. It may have a row
+    /// already, if it was not written.
+    pub(super) fn enqueue(&self, outgoing: &mut Outgoing, hold: Option<HoldKey>) {
         if outgoing.qos == Qos::AtMostOnce || outgoing.is_filed {
             return;
         }
-        let hold = if is_live { self.filer.hold(&outgoing.message) } else { None };
         let row = *outgoing.row.get_or_insert_with(|| self.store.next_row());
         outgoing.is_filed = true;
         let outgoing = StoredMessage::from(&*outgoing);
@@ -59,7 +56,7 @@ impl Journal {
 
     /// `outgoing` is about to be sent by `packet_id`; `None`: QoS 0.
     pub(super) fn assign(&self, outgoing: &mut Outgoing, packet_id: u16) -> Option<Filed> {
-        self.enqueue(outgoing, false);
+        self.enqueue(outgoing, None);
         let row = outgoing.row?;
         let exactly_once = outgoing.qos == Qos::ExactlyOnce;
         let urgency = if exactly_once { Urgency::Urgent } else { Urgency::Lazy };
@@ -143,6 +140,7 @@ impl Session {
     /// Takes the session off the disk.
     pub(super) fn erase(&mut self) -> Ticket {
         let Some(journal) = self.journal.take() else { return Ticket::DONE };
+        self.reader.set_durable(false);
         self.shares.set_session(None);
         let outgoing = self.queue.iter_mut().chain(&mut self.backlog);
         outgoing.for_each(|outgoing| (outgoing.row, outgoing.is_filed) = (None, false));
@@ -184,8 +182,8 @@ impl Session {
                 None => *filed = Some(Filed { row, ticket: journal.release(row, id), hold: None }),
             }
         }
-        self.queue.iter_mut().for_each(|outgoing| journal.enqueue(outgoing, false));
-        self.shares.for_each_waiting(|outgoing| journal.enqueue(outgoing, false));
+        self.queue.iter_mut().for_each(|outgoing| journal.enqueue(outgoing, None));
+        self.shares.for_each_waiting(|outgoing| journal.enqueue(outgoing, None));
     }
 }
 

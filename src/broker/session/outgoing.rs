@@ -78,11 +78,10 @@ impl Session {
 
     /// Takes what came from the bus: to `wire`, if that takes it now, or else into the queue.
     fn take_inbox(&mut self, mut wire: Option<&mut Wire>, now: Instant) {
-        let filer = self.journal.as_ref().map(|journal| journal.filer.clone());
-        let mut filing = filer.as_ref().map(|filer| filer.batch());
         let may_hold = self.shared.sessions.stage() < Stage::Draining;
-        while let Some(message) = self.inbox.front() {
-            if let Some(mut outgoing) = self.select(message) {
+        while let Some(received) = self.inbox.front() {
+            let hold = received.hold();
+            if let Some(mut outgoing) = self.select(&received.message) {
                 let can_send = self.backlog.is_empty() && self.queue.is_empty() && self.can_send(outgoing.qos);
                 let at_once = wire.as_deref_mut().filter(|wire| can_send && wire.takes_messages());
                 let over_half = may_hold && self.queue.is_over_half();
@@ -90,15 +89,15 @@ impl Session {
                     break;
                 }
                 if let Some(journal) = &self.journal {
-                    journal.enqueue(&mut outgoing, true);
+                    journal.enqueue(&mut outgoing, hold);
                 }
                 match at_once {
                     Some(wire) => self.transmit(wire, outgoing, now),
                     None => self.enqueue(outgoing, now),
                 }
             }
-            if let (Some(message), Some(filing)) = (self.inbox.pop_front(), &mut filing) {
-                filing.filed(&message);
+            if let Some(received) = self.inbox.pop_front() {
+                received.persisted();
             }
         }
     }
@@ -125,23 +124,19 @@ impl Session {
 
     /// Without a connection QoS 1 and 2 are kept and QoS 0 is not (MQTT 5.0, section 4.1).
     pub(super) fn pump_offline(&mut self, now: Instant) {
-        let filer = self.journal.as_ref().map(|journal| journal.filer.clone());
-        let mut filing = filer.as_ref().map(|filer| filer.batch());
         let mut skipped = 0;
-        while let Some(message) = self.inbox.pop_front() {
-            match self.select(&message) {
+        while let Some(received) = self.inbox.pop_front() {
+            match self.select(&received.message) {
                 Some(outgoing) if outgoing.qos == Qos::AtMostOnce => skipped += 1,
                 Some(mut outgoing) => {
                     if let Some(journal) = &self.journal {
-                        journal.enqueue(&mut outgoing, true);
+                        journal.enqueue(&mut outgoing, received.hold());
                     }
                     self.enqueue(outgoing, now);
                 }
                 None => {}
             }
-            if let Some(filing) = &mut filing {
-                filing.filed(&message);
-            }
+            received.persisted();
         }
         self.dropped(DropReason::Offline, skipped, now);
     }

@@ -1,6 +1,6 @@
 //! Acknowledgements that wait for the disk, in order. Pure.
 //!
-//! A PUBLISH is answered when the durable readers of its lane have filed it and all that was submitted by then is on
+//! A PUBLISH is answered when its durable readers have given it to the store and all that was submitted by then is on
 //! disk: it waits in two queues, one after the other, so that answers leave in the order in which messages came
 //! [MQTT-4.6.0-2].
 
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use crate::broker::lane::Lane;
+use crate::broker::bus::Persisting;
 use crate::broker::packet::{Ack, AckKind};
 use crate::broker::store::{HoldKey, Ticket};
 
@@ -16,12 +16,12 @@ use crate::broker::store::{HoldKey, Ticket};
 pub const MAX_REPLIES: usize = 1024;
 
 /// A PUBLISH that was taken and not answered yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Taken {
     /// PUBACK or PUBREC.
     pub ack: Ack,
-    /// Up to where its lane must be filed.
-    pub until: Option<(Lane, u64)>,
+    /// Its durable readers.
+    pub persisting: Option<Persisting>,
     /// What its identifier seals, if durable readers hold the message for it.
     pub seals: Option<HoldKey>,
     /// Whether the connection it came by is still there to be answered.
@@ -40,7 +40,7 @@ pub enum Reply {
 /// The answers that one client waits for.
 #[derive(Debug, Default)]
 pub struct Replies {
-    unfiled: VecDeque<Taken>,
+    unpersisted: VecDeque<Taken>,
     unwritten: VecDeque<(Ticket, Reply)>,
     /// Of `unwritten`, those that messages wait behind.
     encoded: usize,
@@ -49,12 +49,12 @@ pub struct Replies {
 impl Replies {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.unfiled.is_empty() && self.unwritten.is_empty()
+        self.unpersisted.is_empty() && self.unwritten.is_empty()
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.unfiled.len() + self.unwritten.len()
+        self.unpersisted.len() + self.unwritten.len()
     }
 
     /// Whether any waits for the disk.
@@ -67,20 +67,20 @@ impl Replies {
         self.encoded > 0
     }
 
-    /// A PUBLISH to answer once it is filed.
+    /// A PUBLISH to answer once its durable readers have it.
     pub fn take(&mut self, taken: Taken) {
-        self.unfiled.push_back(taken);
+        self.unpersisted.push_back(taken);
     }
 
-    /// What the next PUBLISH to answer waits for, unless it is filed.
-    pub fn waits_until(&self) -> Option<(Lane, u64)> {
-        self.unfiled.front().and_then(|taken| taken.until)
+    /// What the next PUBLISH to answer waits for.
+    pub fn persisting(&self) -> Option<&Persisting> {
+        self.unpersisted.front().and_then(|taken| taken.persisting.as_ref())
     }
 
-    /// The next PUBLISH that is filed.
-    pub fn pop_filed(&mut self, is_filed: impl Fn(Lane, u64) -> bool) -> Option<Taken> {
-        let next = self.unfiled.front()?;
-        next.until.is_none_or(|(lane, position)| is_filed(lane, position)).then(|| self.unfiled.pop_front())?
+    /// The next PUBLISH that its durable readers have.
+    pub fn pop_persisted(&mut self) -> Option<Taken> {
+        let next = self.unpersisted.front()?;
+        next.persisting.as_ref().is_none_or(Persisting::is_done).then(|| self.unpersisted.pop_front())?
     }
 
     /// Answers when all up to `ticket` is on disk. Tickets must not fall.
@@ -99,7 +99,7 @@ impl Replies {
 
     /// A QoS 2 PUBLISH came again: says whether the first is still to be answered, which then serves for both.
     pub fn renew(&mut self, id: u16) -> bool {
-        let first = self.unfiled.iter_mut().find(|taken| taken.ack.kind == AckKind::Pubrec && taken.ack.id == id);
+        let first = self.unpersisted.iter_mut().find(|taken| taken.ack.kind == AckKind::Pubrec && taken.ack.id == id);
         if let Some(taken) = first {
             taken.is_answered = true;
             return true;
@@ -108,44 +108,47 @@ impl Replies {
         self.unwritten.iter().any(|(_, reply)| is_it(reply))
     }
 
-    /// The connection is gone: nothing is answered any more. QoS 2 messages still have to be filed with their identifier.
+    /// The connection is gone: nothing is answered any more. QoS 2 messages still have to be persisted with their identifier.
     pub fn disconnect(&mut self) {
-        self.unfiled.retain(|taken| taken.ack.kind == AckKind::Pubrec);
-        self.unfiled.iter_mut().for_each(|taken| taken.is_answered = false);
+        self.unpersisted.retain(|taken| taken.ack.kind == AckKind::Pubrec);
+        self.unpersisted.iter_mut().for_each(|taken| taken.is_answered = false);
         self.unwritten.clear();
         self.encoded = 0;
     }
 
-    /// The session is gone: what its messages would have sealed, and when they are filed.
-    pub fn into_seals(self) -> Vec<((Lane, u64), HoldKey)> {
-        self.unfiled.into_iter().filter_map(|taken| Some((taken.until?, taken.seals?))).collect()
+    /// The session is gone: what its messages would have sealed, and when their durable readers have them.
+    pub fn into_seals(self) -> Vec<(Persisting, HoldKey)> {
+        self.unpersisted.into_iter().filter_map(|taken| Some((taken.persisting?, taken.seals?))).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::bus::PersistGuard;
     use crate::broker::packet::Reason;
 
     fn ack(kind: AckKind, id: u16) -> Ack {
         Ack { kind, id, reason: Reason::SUCCESS }
     }
 
-    fn taken(kind: AckKind, id: u16, position: u64) -> Taken {
-        let lane = Lane::of("a");
-        let seals = (kind == AckKind::Pubrec).then_some(HoldKey { lane, position });
-        Taken { ack: ack(kind, id), until: Some((lane, position)), seals, is_answered: true }
+    fn taken(kind: AckKind, id: u16) -> (Taken, PersistGuard) {
+        let (persisting, guard) = Persisting::tracked();
+        let seals = (kind == AckKind::Pubrec).then_some(HoldKey { position: id.into() });
+        (Taken { ack: ack(kind, id), persisting: Some(persisting), seals, is_answered: true }, guard)
     }
 
     #[test]
-    fn answers_leave_in_order_when_filed_and_written() {
+    fn answers_leave_in_order_when_persisted_and_written() {
         let mut replies = Replies::default();
         assert!(replies.is_empty());
-        replies.take(taken(AckKind::Puback, 1, 10));
-        replies.take(Taken { until: None, ..taken(AckKind::Puback, 2, 0) });
-        assert_eq!(replies.waits_until(), Some((Lane::of("a"), 10)));
-        assert_eq!(replies.pop_filed(|_, position| position < 10), None, "the second waits for the first");
-        let ids: Vec<u16> = std::iter::from_fn(|| replies.pop_filed(|_, _| true)).map(|taken| taken.ack.id).collect();
+        let (first, guard) = taken(AckKind::Puback, 1);
+        replies.take(first);
+        replies.take(Taken { persisting: None, ..taken(AckKind::Puback, 2).0 });
+        assert!(replies.persisting().is_some());
+        assert!(replies.pop_persisted().is_none(), "the second waits for the first");
+        drop(guard);
+        let ids: Vec<u16> = std::iter::from_fn(|| replies.pop_persisted()).map(|taken| taken.ack.id).collect();
         assert_eq!(ids, [1, 2]);
         replies.answer(Ticket::DONE, Reply::Encoded(BytesMut::new()));
         replies.answer(Ticket::DONE, Reply::Ack(ack(AckKind::Puback, 1)));
@@ -158,20 +161,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_filed_after_the_connection_is_not_answered_unless_it_comes_again() {
+    fn what_is_persisted_after_the_connection_is_not_answered_unless_it_comes_again() {
         let mut replies = Replies::default();
-        replies.take(taken(AckKind::Puback, 1, 10));
-        replies.take(taken(AckKind::Pubrec, 2, 20));
-        replies.take(taken(AckKind::Pubrec, 3, 30));
+        let of = [(AckKind::Puback, 1), (AckKind::Pubrec, 2), (AckKind::Pubrec, 3)];
+        let (all, guards): (Vec<_>, Vec<_>) = of.map(|(kind, id)| taken(kind, id)).into_iter().unzip();
+        all.into_iter().for_each(|taken| replies.take(taken));
         replies.answer(Ticket::DONE, Reply::Ack(ack(AckKind::Pubrec, 4)));
         replies.answer(Ticket::DONE, Reply::Encoded(BytesMut::new()));
         assert!(replies.renew(2) && replies.renew(4) && !replies.renew(1));
         replies.disconnect();
         assert!(!replies.is_unwritten() && !replies.blocks_messages() && replies.len() == 2);
         assert!(replies.renew(3) && !replies.renew(4));
-        let filed: Vec<_> = std::iter::from_fn(|| replies.pop_filed(|_, _| true)).collect();
+        drop(guards);
+        let persisted = std::iter::from_fn(|| replies.pop_persisted());
         assert_eq!(
-            filed.iter().map(|taken| (taken.ack.id, taken.is_answered)).collect::<Vec<_>>(),
+            persisted.map(|taken| (taken.ack.id, taken.is_answered)).collect::<Vec<_>>(),
             [(2, false), (3, true)]
         );
     }
@@ -179,9 +183,11 @@ mod tests {
     #[test]
     fn what_was_not_sealed_is_known_at_the_end() {
         let mut replies = Replies::default();
-        replies.take(taken(AckKind::Pubrec, 2, 20));
-        replies.take(taken(AckKind::Puback, 1, 30));
-        let lane = Lane::of("a");
-        assert_eq!(replies.into_seals(), [((lane, 20), HoldKey { lane, position: 20 })]);
+        let (pubrec, _pubrec_guard) = taken(AckKind::Pubrec, 2);
+        let (puback, _puback_guard) = taken(AckKind::Puback, 1);
+        replies.take(pubrec);
+        replies.take(puback);
+        let seals: Vec<HoldKey> = replies.into_seals().into_iter().map(|(_, key)| key).collect();
+        assert_eq!(seals, [HoldKey { position: 2 }]);
     }
 }

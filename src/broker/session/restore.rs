@@ -9,7 +9,6 @@ use crate::broker::Shared;
 use crate::broker::admission::SessionExpiry;
 use crate::broker::auth::Login;
 use crate::broker::inflight::Unfinished;
-use crate::broker::lane::LaneSet;
 use crate::broker::share::{Group, ShareFilter, Wish};
 use crate::broker::store::{Phase, RowId, SessionRecord, StoredMessage, StoredSession, StoredSubscription};
 use crate::broker::subscriptions::Subscription;
@@ -70,7 +69,6 @@ impl Session {
         let failed = |filter: &str, error: &dyn std::fmt::Display| {
             tracing::error!(client_id = excerpt(&client_id), filter, %error, "cannot subscribe anew what was subscribed before the start");
         };
-        let mut lanes = LaneSet::EMPTY;
         for StoredSubscription { filter, options, id } in subscriptions {
             match ShareFilter::parse(&filter) {
                 Some(Ok(share)) => {
@@ -82,14 +80,13 @@ impl Session {
                 Some(Err(error)) => failed(&filter, &error),
                 None => match TopicFilter::new(&*filter) {
                     Ok(parsed) => {
-                        lanes = lanes.union(LaneSet::of(&parsed));
+                        self.reader.subscribe(&parsed);
                         self.subscriptions.insert(parsed, Subscription { options, id, retained_floor: 0 });
                     }
                     Err(error) => failed(&filter, &error),
                 },
             }
         }
-        self.read_lanes(lanes);
     }
 
     /// The group by which `message` came.

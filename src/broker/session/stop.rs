@@ -45,8 +45,5 @@ impl Session {
         }
         self.settle(None);
         self.shares.put_away();
-        if let Some(journal) = &self.journal {
-            journal.filer.stay();
-        }
     }
 }

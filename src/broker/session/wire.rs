@@ -16,6 +16,7 @@ use super::Attach;
 use super::liveness::Liveness;
 use crate::broker::admission::{SessionExpiry, TOPIC_ALIAS_MAXIMUM};
 use crate::broker::auth::Presence;
+use crate::broker::bus::Room;
 use crate::broker::message::Envelope;
 use crate::broker::packet::{PacketError, Reason, Recipient, Version, WillRequest};
 use crate::broker::stats::Counted;
@@ -79,8 +80,8 @@ pub struct Wire {
 #[derive(Debug)]
 pub struct Held {
     pub envelope: Envelope,
-    pub qos: crate::qos::Qos,
     pub id: u16,
+    pub room: Room,
 }
 
 /// What [`Wire::io`] did.

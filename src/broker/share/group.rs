@@ -15,16 +15,13 @@ use super::mailbox::{Mailbox, Readiness};
 use super::{ShareFilter, Wish};
 use crate::broker::Shared;
 use crate::broker::acl::Rights;
-use crate::broker::bus::Bus;
-use crate::broker::filer::Filer;
-use crate::broker::lane::LaneSet;
+use crate::broker::bus::{Durability, Reader, Received};
 use crate::broker::message::Message;
 use crate::broker::pace::Pace;
-use crate::broker::reader::Reader;
 use crate::broker::session::Outgoing;
 use crate::broker::sessions::Stage;
 use crate::broker::stats::BrokerStats;
-use crate::broker::store::{Change, RowId, SessionId, Store, StoredMessage};
+use crate::broker::store::{Change, HoldKey, RowId, SessionId, Store, StoredMessage};
 use crate::log_limit::LogLimit;
 use crate::qos::Qos;
 use crate::stats::DropReason;
@@ -35,8 +32,8 @@ pub struct Group {
     /// As a client writes it.
     text: Arc<str>,
     store: Store,
-    /// What it has filed for the members on disk, with its lanes while there are any.
-    filer: Filer,
+    /// Of its reader, while there are members on disk.
+    durability: Durability,
     state: Mutex<State>,
     /// There may be room where there was none.
     pub(super) changed: Notify,
@@ -64,8 +61,8 @@ pub(super) struct Member {
 /// Where a message comes from.
 #[derive(Clone, Copy, Debug)]
 enum Source {
-    /// The bus.
-    Bus,
+    /// The bus, and by what it is held, if it is.
+    Bus(Option<HoldKey>),
     /// Another member, and where it waited on disk, if it did.
     Member(Option<(SessionId, RowId)>),
 }
@@ -84,12 +81,12 @@ enum Choice {
 }
 
 impl Group {
-    pub(super) fn new(bus: &Bus, store: Store, share: ShareFilter) -> Group {
+    pub(super) fn new(durability: Durability, store: Store, share: ShareFilter) -> Group {
         Group {
             text: share.text(),
             share,
             store,
-            filer: bus.filer(),
+            durability,
             state: Mutex::default(),
             changed: Notify::new(),
             ended: CancellationToken::new(),
@@ -101,18 +98,18 @@ impl Group {
         &self.text
     }
 
-    /// From now on publishers wait until its messages are filed, for there is a member on disk, or will be one in a
+    /// From now on publishers wait until its messages are with the store, for there is a member on disk, or will be one in a
     /// moment.
     pub(super) fn be_durable(&self) {
         let _state = self.state.lock();
-        self.filer.set_lanes(LaneSet::of(&self.share.filter));
+        self.durability.set(true);
     }
 
     /// A member may have gone from the disk. When this returns, no message is on its way to it in the store.
     pub(super) fn be_durable_if_needed(&self) {
         let state = self.state.lock();
         if state.members.iter().all(|member| member.mailbox.session().is_none()) {
-            self.filer.set_lanes(LaneSet::EMPTY);
+            self.durability.set(false);
         }
     }
 
@@ -160,40 +157,34 @@ impl Group {
         let mut batch = VecDeque::new();
         let (mut pace, mut given) = (Pace::default(), 0);
         while reader.recv(&mut batch).await.is_ok() {
-            let mut filing = self.filer.batch();
-            for message in batch.drain(..) {
-                if !self.share.filter.matches(message.topic()) {
-                    filing.filed(&message);
-                    continue;
-                }
+            for received in batch.drain(..) {
                 consume_budget().await;
-                let mut offered = self.offer(stats, &message);
+                let mut offered = self.offer(stats, &received);
                 while !offered && may_wait() && pace.hold(Instant::now(), true, given) {
-                    filing.tell();
                     let deadline = pace.deadline().unwrap_or_else(Instant::now);
                     tokio::select! {
                         () = self.changed.notified() => {}
                         () = sleep_until(deadline.into()) => {}
                     }
-                    offered = self.offer(stats, &message);
+                    offered = self.offer(stats, &received);
                 }
                 if offered {
                     given += 1;
                 } else {
-                    self.give(stats, message.clone(), Source::Bus);
+                    self.give(stats, received.message.clone(), Source::Bus(received.hold()));
                 }
-                filing.filed(&message);
+                received.persisted();
             }
         }
     }
 
     /// Gives `message` to a member, unless all that are connected are full.
-    fn offer(self: &Arc<Self>, stats: &BrokerStats, message: &Message) -> bool {
-        let mut state = self.state.lock();
+    fn offer(self: &Arc<Self>, stats: &BrokerStats, received: &Received) -> bool {
+        let (message, mut state) = (&received.message, self.state.lock());
         let choice = state.choose(message.topic(), message.qos());
         let full = matches!(choice, Choice::Member(_, Readiness::Full));
         if !full {
-            self.hand_over(&mut state, stats, message.clone(), (Source::Bus, choice));
+            self.hand_over(&mut state, stats, message.clone(), (Source::Bus(received.hold()), choice));
         }
         !full
     }
@@ -262,10 +253,7 @@ impl Group {
         (outgoing.row, outgoing.is_filed) = (Some(row), true);
         let message = StoredMessage::from(&*outgoing);
         self.store.submit(match source {
-            Source::Bus => {
-                let hold = self.filer.hold(&outgoing.message);
-                Change::Enqueue { session, row, outgoing: message, hold }
-            }
+            Source::Bus(hold) => Change::Enqueue { session, row, outgoing: message, hold },
             // Its publisher may have its answer already: then nothing would ever seal a hold.
             Source::Member(None) => Change::Enqueue { session, row, outgoing: message, hold: None },
             Source::Member(Some(from)) => Change::Move { from, session, row, outgoing: message },
@@ -319,7 +307,7 @@ impl fmt::Debug for Group {
 mod tests {
     use super::*;
     use crate::broker::acl::Acl;
-    use crate::broker::bus::BusSettings;
+    use crate::broker::bus::{Bus, BusSettings};
     use crate::broker::queue::QueueLimits;
     use crate::config::QueueFull;
 
@@ -360,7 +348,7 @@ mod tests {
     fn turns_go_round_and_pass_over_who_left() {
         let share = ShareFilter::parse("$share/g/a").unwrap().unwrap();
         let bus = Bus::start(BusSettings { max_retained: 1, direct_readers: 1 }).unwrap();
-        let group = Group::new(&bus, Store::off(), share);
+        let group = Group::new(bus.reader().durability(), Store::off(), share);
         let members: Vec<_> = (0..3).map(|_| member(Qos::AtLeastOnce, true)).collect();
         members.iter().for_each(|member| group.enter(member.clone()));
         let turn = || {

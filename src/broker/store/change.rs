@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::broker::admission::SessionExpiry;
-use crate::broker::lane::Lane;
 use crate::broker::message::Message;
 use crate::broker::packet::WillRequest;
 use crate::broker::subscriptions::{Ids, SubscriptionOptions};
@@ -26,9 +25,7 @@ pub struct WillId(pub(super) u64);
 /// The message of a QoS 2 publisher that queued rows wait for; see [`Change::Enqueue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HoldKey {
-    /// The lane it went by.
-    pub lane: Lane,
-    /// Where the lane ended after it.
+    /// Its number on the bus.
     pub position: u64,
 }
 
@@ -283,7 +280,7 @@ pub enum Phase {
 impl HoldKey {
     /// Of `message`, if it comes from a session on disk with QoS 2.
     pub fn of(message: &Message) -> Option<HoldKey> {
-        message.is_held().then(|| HoldKey { lane: Lane::of(message.topic()), position: message.position() })
+        message.is_held().then(|| HoldKey { position: message.position() })
     }
 }
 

@@ -9,7 +9,6 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::fixture::{connected, draft_message, stored, will};
 use super::*;
-use crate::broker::lane::Lane;
 
 /// What a child is to do, and with which file.
 const ROLE: &str = "GATEPOST_STORE_ROLE";
@@ -70,7 +69,7 @@ async fn queue(path: &Path) {
     };
     let base = next - rows.len() as u64;
     loop {
-        let key = HoldKey { lane: Lane::of("a"), position: next };
+        let key = HoldKey { position: next };
         let row = store.next_row();
         let outgoing = stored("a", &next.to_le_bytes());
         store.submit(Change::Enqueue { session, row, outgoing, hold: Some(key) });

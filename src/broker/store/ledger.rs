@@ -364,7 +364,6 @@ mod tests {
 
     use super::super::fixture::{connected, draft_message, stored};
     use super::*;
-    use crate::broker::lane::Lane;
     use crate::qos::Qos;
 
     const SESSION: SessionId = SessionId(1);
@@ -387,7 +386,7 @@ mod tests {
     }
 
     fn key(position: u64) -> HoldKey {
-        HoldKey { lane: Lane::of("a"), position }
+        HoldKey { position }
     }
 
     fn wait(ledger: &mut Ledger, now: Instant) -> Option<Duration> {

@@ -13,7 +13,6 @@ use super::fixture::{connected, draft_message, stored, will};
 use super::ledger::{Ledger, Work};
 use super::opening;
 use super::{StoreSettings, Urgency};
-use crate::broker::lane::Lane;
 use crate::qos::Qos;
 
 /// What is to be there, and what is held.
@@ -209,7 +208,7 @@ struct Run {
 }
 
 fn key(number: u8) -> HoldKey {
-    HoldKey { lane: Lane::of("a"), position: number.into() }
+    HoldKey { position: number.into() }
 }
 
 impl Run {

@@ -17,23 +17,21 @@ use rumqttd::local::{LinkBuilder, LinkRx, LinkTx};
 use rumqttd::protocol::{Filter, Packet, Publish, QoS, RetainForwardRule, Subscribe};
 use rumqttd::{Notification, RouterConfig};
 
-use super::lane::{LANES, Lane};
-
-/// Counted bytes after which the router starts a new segment of a lane's log.
+/// Counted bytes after which the router starts a new segment of its log.
 const SEGMENT_SIZE: usize = 32 * 1024;
-/// Segments of a lane's log; when one more is needed the oldest goes, read or not.
+/// Segments of the log; when one more is needed the oldest goes, read or not.
 const SEGMENTS: usize = 3;
 
-/// Unread bytes on a lane up to which one more message, however large, does no harm: a message pushes out at most the
+/// Counted bytes in the log up to which one more message, however large, does no harm: a message pushes out at most the
 /// oldest segment, and then the others still hold at least so much.
-pub(super) const LANE_BUDGET: u64 = (SEGMENT_SIZE * (SEGMENTS - 1)) as u64;
+pub(super) const BUDGET: u64 = (SEGMENT_SIZE * (SEGMENTS - 1)) as u64;
 
-/// Messages the router copies from one lane before it turns to the next.
+/// Messages the router copies from the log before it turns to something else.
 const MESSAGES_A_TURN: u64 = 100;
 
-/// The lanes' topics as the router sees them: one letter each, so that none needs an allocation. None is `$`, which the
-/// router refuses, `+`, `#` or `/`.
-const LETTERS: &[u8; LANES] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.";
+/// The one topic that the router sees. It keeps a log for every filter and an entry for every topic it ever met, for ever:
+/// so it is shown none of the clients' own.
+const TOPIC: &str = "m";
 
 /// The router has ended, or has closed a link, which only a bug can make it do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +44,7 @@ pub(super) struct Sender {
     _rx: LinkRx,
 }
 
-/// Where they come out. While it is not read, the log of each lane takes [`LANE_BUDGET`] and no more.
+/// Where they come out. While it is not read, the log takes [`BUDGET`] and no more.
 pub(super) struct Receiver {
     _tx: LinkTx,
     rx: LinkRx,
@@ -55,25 +53,16 @@ pub(super) struct Receiver {
 /// A message that has come through the router.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Arrival {
-    /// Its lane.
-    pub(super) lane: Lane,
-    /// How many messages were on the lane before it, since the router started.
+    /// How many messages were there before it, since the router started.
     pub(super) index: u64,
     /// Its envelope.
     pub(super) envelope: Bytes,
 }
 
-impl Arrival {
-    /// Whether it is from [`Sender::probe`].
-    pub(super) fn is_probe(&self) -> bool {
-        self.envelope.is_empty()
-    }
-}
-
-/// What one message of `size` bytes adds to the router's count of a lane.
+/// What one message of `size` bytes adds to the router's count.
 pub(super) fn counted_size(size: usize) -> u64 {
-    // Four, and the lane's topic of one letter.
-    size as u64 + 5
+    // Four, and the topic.
+    (size + 4 + TOPIC.len()) as u64
 }
 
 /// Starts the router's thread, which lives as long as the process.
@@ -90,29 +79,23 @@ pub(super) fn start() -> Result<(Sender, Receiver), Stopped> {
     let events = rumqttd::Router::new(0, config).spawn();
     let connect = |name| LinkBuilder::new(name, events.clone()).topic_alias_max(0).build().map_err(|_| Stopped);
     let (mut tx, mut rx, _) = connect("relay")?;
-    let filter = |lane| Filter {
-        path: letter(lane).to_owned(),
+    let filter = Filter {
+        path: TOPIC.to_owned(),
         qos: QoS::AtMostOnce,
         nolocal: false,
         preserve_retain: false,
         retain_forward_rule: RetainForwardRule::Never,
     };
-    send(&mut tx, Packet::Subscribe(Subscribe { pkid: 0, filters: Lane::all().map(filter).into() }, None))?;
+    send(&mut tx, Packet::Subscribe(Subscribe { pkid: 0, filters: vec![filter] }, None))?;
     while !matches!(rx.recv().map_err(|_| Stopped)?, Some(Notification::DeviceAck(_))) {}
     let (sender, _rx, _) = connect("publisher")?;
     Ok((Sender { tx: sender, _rx }, Receiver { _tx: tx, rx }))
 }
 
 impl Sender {
-    /// Puts `envelope` on `lane`.
-    pub(super) fn publish(&mut self, lane: Lane, envelope: Bytes) -> Result<(), Stopped> {
-        let publish = Publish::new(Bytes::from_static(letter(lane).as_bytes()), envelope, false);
-        self.push(Packet::Publish(publish, None))
-    }
-
-    /// Puts a message without an envelope on a lane, which is what nobody publishes: see [`Arrival::is_probe`].
-    pub(super) fn probe(&mut self) -> Result<(), Stopped> {
-        self.publish(Lane::system(), Bytes::new())
+    /// Sends `envelope` through.
+    pub(super) fn publish(&mut self, envelope: Bytes) -> Result<(), Stopped> {
+        self.push(Packet::Publish(Publish::new(Bytes::from_static(TOPIC.as_bytes()), envelope, false), None))
     }
 
     fn push(&mut self, packet: Packet) -> Result<(), Stopped> {
@@ -141,9 +124,8 @@ impl Receiver {
         loop {
             match self.rx.recv().map_err(|_| Stopped)? {
                 Some(Notification::Forward(forward)) => {
-                    let lane = forward.publish.topic.first().and_then(|&letter| lane_of(letter));
-                    if let (Some(lane), Some((_, index))) = (lane, forward.cursor) {
-                        return Ok(Arrival { lane, index, envelope: forward.publish.payload });
+                    if let Some((_, index)) = forward.cursor {
+                        return Ok(Arrival { index, envelope: forward.publish.payload });
                     }
                 }
                 Some(Notification::Unschedule) => self.rx.ready().map_err(|_| Stopped)?,
@@ -162,23 +144,6 @@ fn send(tx: &mut LinkTx, packet: Packet) -> Result<(), Stopped> {
     }
 }
 
-fn letter(lane: Lane) -> &'static str {
-    std::str::from_utf8(&LETTERS[lane.index()..=lane.index()]).unwrap_or_default()
-}
-
-fn lane_of(letter: u8) -> Option<Lane> {
-    let index = match letter {
-        b'A'..=b'Z' => letter - b'A',
-        b'a'..=b'z' => letter - b'a' + 26,
-        b'0'..=b'9' => letter - b'0' + 52,
-        b'-' => 62,
-        b'_' => 63,
-        b'.' => 64,
-        _ => return None,
-    };
-    Lane::from_index(usize::from(index))
-}
-
 macro_rules! opaque_debug {
     ($($type:ident),*) => {$(
         impl fmt::Debug for $type {
@@ -195,18 +160,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn letters_and_lanes_are_one_to_one() {
-        for (index, &byte) in LETTERS.iter().enumerate() {
-            let lane = Lane::from_index(index).unwrap();
-            assert_eq!(lane_of(byte), Some(lane));
-            assert_eq!(letter(lane).as_bytes(), [byte]);
-        }
-        assert!((0..=255).filter_map(lane_of).count() == LANES);
-    }
-
-    #[test]
     fn a_message_costs_what_the_router_counts() {
-        // The topic's letter, the payload, and four: `Storage::size` of rumqttd's `PublishData`.
+        // The topic, the payload, and four: `Storage::size` of rumqttd's `PublishData`.
         assert_eq!(counted_size(100), 4 + 1 + 100);
     }
 }
