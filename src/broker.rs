@@ -30,7 +30,6 @@ use store::Store;
 use sys::Sys;
 use wills::Wills;
 
-pub mod acl;
 mod admission;
 pub mod auth;
 pub mod bus;

@@ -1,7 +1,7 @@
 //! An ACL file: any text is rules or faults, and rules decide for any client and topic.
 #![no_main]
 
-use gatepost::broker::acl::Acl;
+use gatepost::broker::auth::acl::Acl;
 use gatepost::topic::TopicFilter;
 use libfuzzer_sys::fuzz_target;
 

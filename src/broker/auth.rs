@@ -11,8 +11,8 @@ use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::acl::{Acl, Rights};
 use super::packet::{PacketError, Reason};
+use acl::{Acl, Rights};
 pub use file::{Fault, FileError};
 use memory::Spare;
 use password::Hash;
@@ -20,6 +20,7 @@ pub use proofs::Presence;
 use proofs::Proofs;
 use users::Users;
 
+pub mod acl;
 mod file;
 mod memory;
 pub mod password;

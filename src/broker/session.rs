@@ -15,8 +15,8 @@ use tokio::task::{JoinHandle, consume_budget};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Shared;
-use super::acl::Rights;
 use super::admission::Terms;
+use super::auth::acl::Rights;
 use super::auth::{Login, Presence};
 use super::bus::{BusError, Reader, Received, TryPublishError};
 use super::inflight::Inflight;

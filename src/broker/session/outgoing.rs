@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::wire::Wire;
-use crate::broker::acl::Rights;
+use crate::broker::auth::acl::Rights;
 use crate::broker::inflight::{Filed, Resend};
 use crate::broker::message::Message;
 use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, Version, write_ack};

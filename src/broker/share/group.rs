@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::mailbox::{Mailbox, Readiness};
 use super::{ShareFilter, Wish};
 use crate::broker::Shared;
-use crate::broker::acl::Rights;
+use crate::broker::auth::acl::Rights;
 use crate::broker::bus::{Durability, Reader, Received};
 use crate::broker::message::Message;
 use crate::broker::pace::Pace;
@@ -306,7 +306,7 @@ impl fmt::Debug for Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::acl::Acl;
+    use crate::broker::auth::acl::Acl;
     use crate::broker::bus::{Bus, BusSettings};
     use crate::broker::queue::QueueLimits;
     use crate::config::QueueFull;

@@ -7,7 +7,7 @@ use super::group::Member;
 use super::mailbox::Mailbox;
 use super::{Group, ShareFilter, TooManyGroups, Wish};
 use crate::broker::Shared;
-use crate::broker::acl::Rights;
+use crate::broker::auth::acl::Rights;
 use crate::broker::queue::QueueLimits;
 use crate::broker::session::Outgoing;
 use crate::broker::store::SessionId;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::auth::Fault;
+use super::file::Fault;
 use crate::log_limit::excerpt;
 use crate::topic::TopicFilter;
 pub use rights::Rights;
