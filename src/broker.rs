@@ -47,6 +47,7 @@ pub mod reload;
 mod restore;
 pub mod retained;
 mod session;
+mod session_expiry;
 mod sessions;
 mod share;
 mod stats;

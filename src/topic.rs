@@ -188,6 +188,16 @@ fn check_common(text: &str) -> Result<(), TopicError> {
     }
 }
 
+/// Whether only the broker publishes there. Bridges of mosquitto say on `$SYS/broker/connection/NAME/state` whether
+/// they are connected.
+pub fn is_reserved(topic: &str) -> bool {
+    let of_bridge = |topic: &str| {
+        let name = topic.strip_prefix("$SYS/broker/connection/").and_then(|rest| rest.strip_suffix("/state"));
+        name.is_some_and(|name| !name.contains('/'))
+    };
+    topic == "$SYS" || (topic.starts_with("$SYS/") && !of_bridge(topic)) || topic.starts_with("$share/")
+}
+
 /// Whether no device publishes to `topic`: the broker's topics begin with `$`, those of the gateway lie at and below `root`.
 pub fn is_closed_to_devices(topic: &str, root: &TopicName) -> bool {
     topic.starts_with('$') || root.holds(topic)

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use super::packet::{Connack, Connect, PacketError, Reason, Version, WillRequest};
+use super::session_expiry::{NEVER, SessionExpiry};
 use crate::config;
+use crate::topic::is_reserved;
 
 /// Topic aliases that one client may set, as many as with mosquitto.
 pub const TOPIC_ALIAS_MAXIMUM: u16 = 10;
-
-/// Session expiry interval that means never (MQTT 5.0, section 3.1.2.11.2).
-const NEVER: u32 = u32::MAX;
 
 /// The terms of an accepted connection.
 #[derive(Clone, Debug)]
@@ -22,38 +21,6 @@ pub struct Terms {
     pub connack: Connack,
     /// The client's id, or the one chosen for it.
     pub client_id: String,
-}
-
-/// How long a session outlives its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionExpiry {
-    /// It ends with the connection if zero.
-    After(Duration),
-    /// It is kept for ever.
-    Never,
-}
-
-impl SessionExpiry {
-    /// What a client that asks for `seconds` gets.
-    pub fn grant(seconds: u32, limit: Duration) -> SessionExpiry {
-        let asked = Duration::from_secs(seconds.into());
-        match seconds {
-            NEVER if limit >= asked => SessionExpiry::Never,
-            _ => SessionExpiry::After(asked.min(limit)),
-        }
-    }
-
-    /// Whether the session ends with the connection.
-    pub fn is_zero(self) -> bool {
-        self == SessionExpiry::After(Duration::ZERO)
-    }
-
-    fn seconds(self) -> u32 {
-        match self {
-            SessionExpiry::Never => NEVER,
-            SessionExpiry::After(interval) => interval.as_secs().try_into().unwrap_or(NEVER),
-        }
-    }
 }
 
 /// Decides on `connect`. The error's text says which setting stood in the way.
@@ -155,16 +122,6 @@ fn check_will(will: &WillRequest, settings: &config::Broker) -> Result<(), Packe
         return refuse(Reason::PROTOCOL_ERROR, "a will on a $CONTROL topic");
     }
     Ok(())
-}
-
-/// Whether only the broker publishes there. Bridges of mosquitto say on `$SYS/broker/connection/NAME/state` whether
-/// they are connected.
-pub fn is_reserved(topic: &str) -> bool {
-    let of_bridge = |topic: &str| {
-        let name = topic.strip_prefix("$SYS/broker/connection/").and_then(|rest| rest.strip_suffix("/state"));
-        name.is_some_and(|name| !name.contains('/'))
-    };
-    topic == "$SYS" || (topic.starts_with("$SYS/") && !of_bridge(topic)) || topic.starts_with("$share/")
 }
 
 /// Seconds; 0: none.

@@ -15,13 +15,12 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio::task::consume_budget;
 
-use super::admission::is_reserved;
-use super::message::{Envelope, Message};
+use super::message::{Envelope, Message, Urgency};
 use super::retained::{Retained, Retention, Snapshot};
-use super::store::{Change, Store, Urgency};
+use super::store::{Change, Store};
 use crate::qos::Qos;
 use crate::stats::Counter;
-use crate::topic::TopicFilter;
+use crate::topic::{TopicFilter, is_reserved};
 use fan_out::{Delivery, FanOut, Job};
 use filter_readers::{FilterReaders, Left};
 use index::Index;

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::store::Urgency;
 use crate::qos::Qos;
 
 const HEADER: usize = 40;
@@ -24,6 +23,15 @@ const RETAIN: u8 = 4;
 const HELD: u8 = 8;
 const VOLATILE: u8 = 16;
 const FLAGS: u8 = 3 | RETAIN | HELD | VOLATILE;
+
+/// How long a change may wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody waits for it: written as soon as the disk can.
+    Urgent,
+    /// Nobody waits: at most a second, so that what comes often is written together. Its ticket is done at once.
+    Lazy,
+}
 
 /// What a publisher has to say, borrowed; [`Envelope::new`] copies it once.
 #[derive(Clone, Copy, Debug)]

@@ -16,6 +16,7 @@ mod publish;
 mod read;
 mod recipient;
 mod subscribe;
+mod subscription_ids;
 
 pub use ack::{Ack, AckKind, write_ack};
 pub use connack::Connack;
@@ -24,6 +25,7 @@ pub use disconnect::{write_disconnect, write_pingresp};
 pub use publish::{IncomingPublish, OutgoingPublish, are_forwardable};
 pub use recipient::Recipient;
 pub use subscribe::{Subscribe, SubscribeEntry, Unsubscribe, check_answer, write_suback, write_unsuback};
+pub use subscription_ids::SubscriptionIds;
 
 /// The protocol a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::admission::is_reserved;
 use super::levels::{self, Key};
 use super::message::Message;
-use crate::topic::TopicFilter;
+use crate::topic::{TopicFilter, is_reserved};
 
 /// The retained message of every topic that has one.
 #[derive(Debug)]

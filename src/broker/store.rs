@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
-pub use crate::broker::admission::SessionExpiry;
+pub use crate::broker::session_expiry::SessionExpiry;
 use crate::stats::Counter;
 pub use change::{
     Change, HoldKey, Phase, Restored, RowId, SessionId, SessionRecord, StoredMessage, StoredRow, StoredSession,

@@ -6,6 +6,7 @@ use foldhash::fast::RandomState;
 
 use super::levels::{self, Key};
 use super::message::Message;
+use super::packet::SubscriptionIds;
 use crate::qos::Qos;
 use crate::topic::TopicFilter;
 
@@ -63,14 +64,7 @@ pub struct Match {
     /// Whether one of them asked for the RETAIN flag as published.
     pub retain_as_published: bool,
     /// The identifiers of all that have one [MQTT-3.3.4-3].
-    pub ids: Ids,
-}
-
-/// Subscription identifiers; up to one is kept without an allocation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ids {
-    first: Option<u32>,
-    more: Vec<u32>,
+    pub ids: SubscriptionIds,
 }
 
 /// All subscriptions of one session, by filter.
@@ -80,28 +74,6 @@ pub struct Subscriptions {
     exact: HashMap<TopicFilter, Subscription, RandomState>,
     /// With wildcards.
     wild: BTreeMap<Key, (TopicFilter, Subscription)>,
-}
-
-impl Ids {
-    /// The identifiers, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = u32> {
-        self.first.into_iter().chain(self.more.iter().copied())
-    }
-
-    fn push(&mut self, id: u32) {
-        if self.first.is_none() {
-            self.first = Some(id);
-        } else {
-            self.more.push(id);
-        }
-    }
-}
-
-impl FromIterator<u32> for Ids {
-    fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Ids {
-        let mut ids = ids.into_iter();
-        Ids { first: ids.next(), more: ids.collect() }
-    }
 }
 
 impl Subscriptions {
@@ -244,7 +216,7 @@ mod tests {
         assert!(subscriptions.matches(&message("a", 8, 0), 7).is_some());
         subscriptions.insert(filter("a"), with(Qos::AtMostOnce.into(), None));
         let found = subscriptions.matches(&message("a", 7, 0), 7).unwrap();
-        assert_eq!((found.qos, found.ids), (Qos::AtMostOnce, Ids::default()));
+        assert_eq!((found.qos, found.ids), (Qos::AtMostOnce, SubscriptionIds::default()));
     }
 
     #[test]

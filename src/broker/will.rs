@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::admission::SessionExpiry;
 use super::message::{Draft, Envelope};
 use super::packet::WillRequest;
+use super::session_expiry::SessionExpiry;
 
 /// When a will is due after its connection ended at `ended`: after its delay, but no later than the end of the session
 /// (MQTT 5.0, section 3.1.3.2.2).

@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use tokio::time::sleep_until;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::admission::SessionExpiry;
 use super::auth::Login;
 use super::bus::{Bus, BusError, Published};
 use super::message::Envelope;
+use super::session_expiry::SessionExpiry;
 use super::store::{Change, Store, StoredWill, WillId};
 use super::{Shared, will};
 use crate::log_limit::excerpt;

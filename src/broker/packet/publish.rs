@@ -4,8 +4,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::property::{self, Holders, Property, Value, id, put_four, put_two, put_variable, variable_size};
 use super::read::{Reader, check_topic_name};
+use super::subscription_ids::SubscriptionIds;
 use super::{PacketError, Version};
-use crate::broker::subscriptions::Ids;
 use crate::qos::Qos;
 
 /// A PUBLISH from a client, checked but for the topic that an alias stands for.
@@ -154,7 +154,7 @@ pub struct OutgoingPublish<'a> {
     /// What is left of the message expiry interval, in seconds.
     pub expiry: Option<u32>,
     /// Identifiers of the subscriptions that matched.
-    pub subscription_ids: &'a Ids,
+    pub subscription_ids: &'a SubscriptionIds,
     /// Topic alias.
     pub alias: Option<u16>,
 }
@@ -280,7 +280,7 @@ mod tests {
             let version = if v5 { Version::V5 } else { Version::V311 };
             let mut out = BytesMut::new();
             let IncomingPublish { dup, qos, retain, id, ref topic, ref payload, ref properties, expiry, alias } = sent;
-            let packet = OutgoingPublish { dup, qos, retain, id, topic, payload, properties, expiry, alias, subscription_ids: &Ids::default() };
+            let packet = OutgoingPublish { dup, qos, retain, id, topic, payload, properties, expiry, alias, subscription_ids: &SubscriptionIds::default() };
             packet.write(version, &mut out);
             prop_assert_eq!(out.len(), packet.size(version));
             let expected = match version {
@@ -293,7 +293,7 @@ mod tests {
         /// Subscription identifiers, which a client must not send, are read by the table of properties.
         #[test]
         fn subscription_identifiers_are_written(ids in proptest::collection::vec(1u32..268_435_455, 0..4)) {
-            let all: Ids = ids.iter().copied().collect();
+            let all: SubscriptionIds = ids.iter().copied().collect();
             let packet = OutgoingPublish {
                 dup: false, qos: Qos::AtMostOnce, retain: false, id: 0, topic: b"t", payload: b"p", properties: b"",
                 expiry: None, alias: None, subscription_ids: &all,

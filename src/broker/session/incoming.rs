@@ -6,19 +6,20 @@ use super::outgoing::Outgoing;
 use super::replies::MAX_REPLIES;
 use super::wire::{Held, Wire};
 use super::{End, Session, journal};
-use crate::broker::admission::{SessionExpiry, is_reserved, receive_maximum};
+use crate::broker::admission::receive_maximum;
 use crate::broker::bus::TryPublishError;
 use crate::broker::message::{Draft, Envelope};
 use crate::broker::packet::{
     Ack, AckKind, Frame, IncomingPublish, Packet, PacketError, Reason, Subscribe, SubscribeEntry, Unsubscribe, Version,
     check_answer, write_pingresp, write_suback, write_unsuback,
 };
+use crate::broker::session_expiry::SessionExpiry;
 use crate::broker::share::{ShareError, ShareFilter, TooManyGroups, Wish};
 use crate::broker::store::{Store, StoredSubscription};
 use crate::broker::subscriptions::{RetainHandling, Subscription, SubscriptionOptions};
 use crate::qos::Qos;
 use crate::stats::DropReason;
-use crate::topic::{TopicFilter, is_too_deep};
+use crate::topic::{TopicFilter, is_reserved, is_too_deep};
 
 /// What a SUBSCRIBE asks for.
 enum Wanted {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Outgoing, Session};
-use crate::broker::admission::SessionExpiry;
 use crate::broker::inflight::Filed;
+use crate::broker::session_expiry::SessionExpiry;
 use crate::broker::share::Wish;
 use crate::broker::store::{
     Change, HoldKey, RowId, SessionId, SessionRecord, Store, StoredMessage, StoredSubscription, Ticket, Urgency,

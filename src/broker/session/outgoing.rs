@@ -8,11 +8,10 @@ use super::wire::Wire;
 use crate::broker::auth::acl::Rights;
 use crate::broker::inflight::{Filed, Resend};
 use crate::broker::message::Message;
-use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, Version, write_ack};
+use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, SubscriptionIds, Version, write_ack};
 use crate::broker::sessions::Stage;
 use crate::broker::share::Group;
 use crate::broker::store::RowId;
-use crate::broker::subscriptions::Ids;
 use crate::log_limit::excerpt;
 use crate::qos::Qos;
 use crate::stats::DropReason;
@@ -27,7 +26,7 @@ pub struct Outgoing {
     /// The RETAIN flag it is sent with.
     pub retain: bool,
     /// Subscription identifiers.
-    pub ids: Ids,
+    pub ids: SubscriptionIds,
     /// The group of a shared subscription that it came by.
     pub group: Option<Arc<Group>>,
     /// Its place on disk, if the session is there.

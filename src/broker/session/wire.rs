@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Attach;
 use super::liveness::Liveness;
-use crate::broker::admission::{SessionExpiry, TOPIC_ALIAS_MAXIMUM};
+use crate::broker::admission::TOPIC_ALIAS_MAXIMUM;
 use crate::broker::auth::Presence;
 use crate::broker::bus::Room;
 use crate::broker::message::Envelope;
 use crate::broker::packet::{PacketError, Reason, Recipient, Version, WillRequest};
+use crate::broker::session_expiry::SessionExpiry;
 use crate::broker::stats::Counted;
 use crate::net::limits::Permits;
 use crate::net::stream::{Peer, Stream};

@@ -4,10 +4,12 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::broker::admission::SessionExpiry;
 use crate::broker::message::Message;
+pub use crate::broker::message::Urgency;
+use crate::broker::packet::SubscriptionIds;
 use crate::broker::packet::WillRequest;
-use crate::broker::subscriptions::{Ids, SubscriptionOptions};
+use crate::broker::session_expiry::SessionExpiry;
+use crate::broker::subscriptions::SubscriptionOptions;
 use crate::qos::Qos;
 
 /// A session on disk. Grows for ever, also over restarts: never used twice while rows of the first are there.
@@ -27,15 +29,6 @@ pub struct WillId(pub(super) u64);
 pub struct HoldKey {
     /// Its number on the bus.
     pub position: u64,
-}
-
-/// How long a change may wait for the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Urgency {
-    /// Somebody waits for it: written as soon as the disk can.
-    Urgent,
-    /// Nobody waits: at most a second, so that what comes often is written together. Its ticket is done at once.
-    Lazy,
 }
 
 /// One change of what is to be there after a restart.
@@ -204,7 +197,7 @@ pub struct StoredMessage {
     /// The RETAIN flag it is sent with.
     pub retain: bool,
     /// Subscription identifiers.
-    pub ids: Ids,
+    pub ids: SubscriptionIds,
     /// The shared subscription it came by, as the client wrote it.
     pub share: Option<Arc<str>>,
 }

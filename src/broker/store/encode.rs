@@ -9,10 +9,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crc::{CRC_32_ISCSI, Crc};
 
 use super::change::{RowId, SessionId, SessionRecord, StoredMessage, StoredSubscription};
-use crate::broker::admission::SessionExpiry;
 use crate::broker::message::{Draft, Envelope, Message};
+use crate::broker::packet::SubscriptionIds;
 use crate::broker::packet::are_forwardable;
-use crate::broker::subscriptions::{Ids, RetainHandling, SubscriptionOptions};
+use crate::broker::session_expiry::SessionExpiry;
+use crate::broker::subscriptions::{RetainHandling, SubscriptionOptions};
 use crate::qos::Qos;
 use crate::topic::TopicName;
 
@@ -118,10 +119,10 @@ pub(super) fn decode_queued(
     let mut input = Input::open(bytes, &[&row.get().to_le_bytes(), &session.get().to_le_bytes()])?;
     let flags = input.byte()?;
     let topic = input.text()?;
-    let (mut ids, mut share) = (Ids::default(), None);
+    let (mut ids, mut share) = (SubscriptionIds::default(), None);
     if flags & MORE != 0 {
         let count = input.number()?;
-        ids = (0..count).map(|_| input.small()).collect::<Result<Ids, Damage>>()?;
+        ids = (0..count).map(|_| input.small()).collect::<Result<SubscriptionIds, Damage>>()?;
         share = Some(input.text()?).filter(|share| !share.is_empty()).map(Arc::from);
     }
     let qos = Qos::from_u8((flags >> OUTGOING_QOS) & 3).ok_or(Damage::Form)?;

@@ -9,9 +9,9 @@ use bytes::Bytes;
 
 use super::change::{SessionRecord, StoredMessage, StoredSubscription, StoredWill};
 use super::encode::Clock;
-use crate::broker::admission::SessionExpiry;
 use crate::broker::message::{Draft, Envelope, Message};
 use crate::broker::packet::WillRequest;
+use crate::broker::session_expiry::SessionExpiry;
 use crate::broker::subscriptions::{RetainHandling, SubscriptionOptions};
 use crate::qos::Qos;
 
