@@ -2,33 +2,29 @@
 //!
 //! A `listener` accepts, a `connection` reads CONNECT, a `session` does the rest and talks to the [`bus`].
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config;
-use crate::log_limit::LogLimit;
 use crate::net::limits::Limits;
 use auth::{Auth, FileError, Rules};
 use bus::{Bus, BusError, BusSettings};
-use figures::Figures;
+use figures::{Figures, Sources};
 use listener::Listener;
 pub use listener::is_only_v6;
 use local::{LocalClient, LocalLimits};
-use sessions::{Sessions, Stage};
+use session::{Sessions, Wills};
+use settings::Settings;
 use share::Groups;
+use shutdown::{Shutdown, Stage};
 pub use stats::BrokerStats;
-use store::Store;
-use sys::Sys;
-use wills::Wills;
+use store::{Restored, Store};
 
 mod admission;
 pub mod auth;
@@ -38,6 +34,7 @@ pub mod figures;
 mod inflight;
 mod levels;
 mod listener;
+mod listener_terms;
 pub mod local;
 pub mod message;
 mod pace;
@@ -48,19 +45,26 @@ mod restore;
 pub mod retained;
 mod session;
 mod session_expiry;
-mod sessions;
+mod settings;
 mod share;
+mod shutdown;
 mod stats;
 pub mod store;
 pub mod subscriptions;
 mod sys;
 mod will;
-mod wills;
 
 /// The broker. Dropping it stops it without waiting; [`Broker::stop`] waits.
 #[derive(Debug)]
 pub struct Broker {
-    shared: Arc<Shared>,
+    bus: Bus,
+    /// What its figures are taken from, the store among them.
+    sources: Sources,
+    /// Of the clients without a socket.
+    local: Arc<LocalLimits>,
+    groups: Arc<Groups>,
+    connections: Arc<connection::Context>,
+    shutdown: Arc<Shutdown>,
     addresses: Mutex<Vec<SocketAddr>>,
     /// The listeners, in the order of the configuration. Locked through a reload.
     listeners: Arc<tokio::sync::Mutex<Vec<Listener>>>,
@@ -148,36 +152,12 @@ impl StartError {
     }
 }
 
-/// What every part of the broker has in hand.
-#[derive(Debug)]
-struct Shared {
-    /// For new connections; what was agreed with a client stays.
-    settings: RwLock<Arc<config::Broker>>,
+/// What a broker is made of.
+struct Parts {
+    settings: Arc<config::Broker>,
     auth: Auth,
-    started: Instant,
     bus: Bus,
     store: Store,
-    wills: Arc<Wills>,
-    stats: BrokerStats,
-    sys: Sys,
-    sessions: Sessions,
-    groups: Groups,
-    /// Of the clients without a socket.
-    local: Arc<LocalLimits>,
-    /// Connections over all listeners, and from one address.
-    limits: Limits,
-    /// Refused connections are logged once a minute for each cause.
-    refusals: Mutex<HashMap<&'static str, LogLimit>>,
-    /// The same for handshakes of TLS and WebSocket.
-    failed_handshakes: Mutex<HashMap<&'static str, LogLimit>>,
-    /// Owns listeners, connections, sessions and their last words, groups.
-    tasks: TaskTracker,
-    /// A token for each session that may still publish.
-    speakers: TaskTracker,
-    /// A stop has begun: nobody is let in.
-    stop: CancellationToken,
-    /// A stop is about to end: what was published has been taken.
-    drained: CancellationToken,
 }
 
 impl Broker {
@@ -189,34 +169,55 @@ impl Broker {
         let (store, restored) = restore::open(settings.database.clone()).await;
         let limits = BusSettings { max_retained: settings.max_retained, direct_readers: DIRECT_READERS };
         let bus = Bus::start_with(limits, store.clone())?;
-        let shared = Arc::new(Shared {
-            auth,
-            started: Instant::now(),
-            sys: Sys::new(bus.session_number(), Instant::now()),
-            bus,
+        let parts = Parts { settings: Arc::new(settings.clone()), auth, bus, store };
+        let broker = Broker::assemble(parts, restored);
+        if let Some(interval) = settings.sys_interval {
+            sys::start(broker.sources.clone(), interval, broker.shutdown.clone());
+        }
+        listeners.iter_mut().for_each(|listener| listener.open(&broker.connections));
+        *broker.addresses.lock() = reload::tcp_addresses(&listeners);
+        *broker.listeners.lock().await = listeners;
+        Ok(broker)
+    }
+
+    /// A broker without listeners, with the sessions that were on disk.
+    fn assemble(Parts { settings, auth, bus, store }: Parts, restored: Restored) -> Broker {
+        let (stats, shutdown, auth) = (Arc::new(BrokerStats::default()), Arc::new(Shutdown::new()), Arc::new(auth));
+        let groups = Arc::new(Groups::new(bus.clone(), store.clone(), stats.clone(), shutdown.clone()));
+        let in_force = Arc::new(Settings::new(settings.clone()));
+        let context = Arc::new(session::Context {
+            settings: in_force.clone(),
+            auth: auth.clone(),
+            bus: bus.clone(),
+            store: store.clone(),
             wills: Arc::new(Wills::new(store.clone())),
-            store,
-            stats: BrokerStats::default(),
-            sessions: Sessions::default(),
-            groups: Groups::default(),
+            groups: groups.clone(),
+            stats: stats.clone(),
+            shutdown: shutdown.clone(),
+        });
+        let sessions = Arc::new(Sessions::new(context.clone()));
+        // Before anybody is let in.
+        restore::all(&context, &sessions, restored);
+        let connections = Arc::new(connection::Context {
+            settings: in_force,
+            auth,
+            sessions,
+            stats: stats.clone(),
             limits: Limits::new(settings.max_connections, settings.max_connections_per_address),
             refusals: Mutex::default(),
             failed_handshakes: Mutex::default(),
-            tasks: TaskTracker::new(),
-            speakers: TaskTracker::new(),
-            stop: CancellationToken::new(),
-            drained: CancellationToken::new(),
-            local: Arc::new(LocalLimits::new(settings.max_payload_size, settings.retained)),
-            settings: RwLock::new(Arc::new(settings.clone())),
+            shutdown: shutdown.clone(),
         });
-        // Before anybody is let in.
-        restore::all(&shared, restored);
-        if let Some(interval) = settings.sys_interval {
-            sys::start(&shared, interval);
+        Broker {
+            sources: Sources { started: Instant::now(), bus: bus.clone(), store, stats },
+            bus,
+            local: Arc::new(LocalLimits::new(settings.max_payload_size, settings.retained)),
+            groups,
+            connections,
+            shutdown,
+            addresses: Mutex::default(),
+            listeners: Arc::default(),
         }
-        listeners.iter_mut().for_each(|listener| listener.open(&shared));
-        let addresses = Mutex::new(reload::tcp_addresses(&listeners));
-        Ok(Broker { shared, addresses, listeners: Arc::new(tokio::sync::Mutex::new(listeners)) })
     }
 
     /// The bound TCP addresses, with the ports that the kernel chose.
@@ -226,42 +227,41 @@ impl Broker {
 
     /// A new client without a socket.
     pub fn client(&self) -> LocalClient {
-        LocalClient::new(self.shared.bus.clone(), self.shared.local.clone())
+        LocalClient::new(self.bus.clone(), self.local.clone())
     }
 
     /// The counters of the network side.
     pub fn stats(&self) -> &BrokerStats {
-        &self.shared.stats
+        &self.sources.stats
     }
 
     /// What the counters of all parts say now.
     pub fn figures(&self) -> Figures {
-        Figures::take(&self.shared, Instant::now())
+        Figures::take(&self.sources, Instant::now())
     }
 
     /// The bus, for its counters.
     pub fn bus(&self) -> &Bus {
-        &self.shared.bus
+        &self.bus
     }
 
     /// What is on disk: its health and its counters.
     pub fn store(&self) -> &Store {
-        &self.shared.store
+        &self.sources.store
     }
 
     /// Resolves when the router has died: the process should end with exit code 70.
     pub async fn failed(&self) {
-        self.shared.bus.failed().await;
+        self.bus.failed().await;
     }
 
     /// Begins a stop: listeners close, nothing more is taken from clients, and their wills are published. The clients stay
     /// to get what is published until [`Broker::stop`]. Takes up to `deadline`; returns whether all of it was done then.
     pub async fn fall_silent(&self, deadline: Duration) -> bool {
-        let shared = &self.shared;
-        shared.stop.cancel();
-        shared.sessions.enter(Stage::Silent);
-        shared.speakers.close();
-        timeout(deadline, shared.speakers.wait()).await.is_ok()
+        self.shutdown.stop.cancel();
+        self.connections.sessions.enter(Stage::Silent);
+        self.shutdown.publishers.close();
+        timeout(deadline, self.shutdown.publishers.wait()).await.is_ok()
     }
 
     /// Stops: [falls silent](Broker::fall_silent) unless it has; kept sessions take what was published, then every
@@ -270,16 +270,15 @@ impl Broker {
     ///
     /// Nothing is acknowledged to a publisher that was not taken by every kept session that is to get it.
     pub async fn stop(&self, deadline: Duration) -> bool {
-        let shared = &self.shared;
         let until = Instant::now() + deadline;
         if !self.fall_silent(deadline / 4).await {
-            let sessions = shared.speakers.len();
+            let sessions = self.shutdown.publishers.len();
             tracing::warn!(sessions, "the wills of some clients were not published in time");
         }
-        shared.sessions.enter(Stage::Draining);
-        shared.groups.look();
-        if timeout(deadline / 4, shared.bus.all_persisted()).await.is_err() {
-            let messages = shared.bus.unpersisted();
+        self.connections.sessions.enter(Stage::Draining);
+        self.groups.look();
+        if timeout(deadline / 4, self.bus.all_persisted()).await.is_err() {
+            let messages = self.bus.unpersisted();
             tracing::warn!(
                 messages,
                 "some kept sessions, or groups of them, did not take in time what was published: clients got no \
@@ -287,36 +286,29 @@ impl Broker {
             );
         }
         self.cancel();
-        let ended = tokio::time::timeout_at(until.into(), shared.tasks.wait()).await.is_ok();
+        let ended = tokio::time::timeout_at(until.into(), self.shutdown.tasks.wait()).await.is_ok();
         if !ended {
-            let (clients, tasks) = (self.shared.stats.connected.get(), self.shared.tasks.len());
+            let (clients, tasks) = (self.sources.stats.connected.get(), self.shutdown.tasks.len());
             tracing::warn!(
                 clients,
                 tasks,
                 "some of the broker's listeners, connections and sessions did not end in time"
             );
         }
-        shared.sessions.enter(Stage::Closed);
-        if !self.shared.store.close(CLOSE_TIME).await {
+        self.connections.sessions.enter(Stage::Closed);
+        if !self.sources.store.close(CLOSE_TIME).await {
             tracing::warn!("the disk was not done in time: the last changes may be missing at the next start");
         }
         ended
     }
 
     fn cancel(&self) {
-        self.shared.stop.cancel();
-        self.shared.bus.close();
-        self.shared.drained.cancel();
-        self.shared.sessions.enter(Stage::Draining);
-        self.shared.sessions.stop();
-        self.shared.tasks.close();
-    }
-}
-
-impl Shared {
-    /// The settings in force.
-    fn settings(&self) -> Arc<config::Broker> {
-        self.settings.read().clone()
+        self.shutdown.stop.cancel();
+        self.bus.close();
+        self.shutdown.drained.cancel();
+        self.connections.sessions.enter(Stage::Draining);
+        self.connections.sessions.stop();
+        self.shutdown.tasks.close();
     }
 }
 

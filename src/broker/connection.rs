@@ -1,21 +1,26 @@
 //! A new connection, until its CONNECT is read and handed to a session.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 
+use super::admission;
 use super::admission::Terms;
-use super::auth::{Credentials, Login, Presence};
-use super::listener::ListenerTerms;
+use super::auth::{Auth, Credentials, Login, Presence};
+use super::listener_terms::ListenerTerms;
 use super::packet::{Connack, Connect, ConnectError, Frame, PacketError, Reason, Recipient};
-use super::session::{Attach, close};
-use super::{Shared, admission};
+use super::session::{Attach, Sessions, close};
+use super::settings::Settings;
+use super::shutdown::Shutdown;
+use super::stats::BrokerStats;
 use crate::config;
-use crate::log_limit::excerpt;
-use crate::net::limits::Permits;
+use crate::log_limit::{LogLimit, excerpt};
+use crate::net::limits::{Limits, Permits};
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::server::{self as tls, Failed};
 use crate::net::websocket::WebSocket;
@@ -41,6 +46,27 @@ const WEBSOCKET: Endpoint = Endpoint {
     no_protocol: "the WebSocket sub-protocol is mqtt",
 };
 
+/// What connections have in hand until their CONNECT is accepted.
+#[derive(Debug)]
+pub struct Context {
+    /// For new connections.
+    pub settings: Arc<Settings>,
+    /// Who may log in.
+    pub auth: Arc<Auth>,
+    /// Where a connection goes.
+    pub sessions: Arc<Sessions>,
+    /// The broker's counters.
+    pub stats: Arc<BrokerStats>,
+    /// Connections over all listeners, and from one address.
+    pub limits: Limits,
+    /// Refused connections are logged once a minute for each cause.
+    pub refusals: Mutex<HashMap<&'static str, LogLimit>>,
+    /// The same for handshakes of TLS and WebSocket.
+    pub failed_handshakes: Mutex<HashMap<&'static str, LogLimit>>,
+    /// How far a stop has come.
+    pub shutdown: Arc<Shutdown>,
+}
+
 /// A connection as its listener hands it over.
 #[derive(Debug)]
 pub struct Accepted {
@@ -64,20 +90,20 @@ struct Opened {
 }
 
 /// Reads CONNECT and hands the connection to its session, or refuses it.
-pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
+pub async fn run(context: Arc<Context>, accepted: Accepted) {
     let Accepted { stream, peer, listener, permits } = accepted;
-    let settings = shared.settings();
+    let settings = context.settings.get();
     let max_packet = settings.max_packet_size.min(MAX_CONNECT);
     let opened = tokio::select! {
-        opened = tokio::time::timeout(CONNECT_TIMEOUT, open(&shared, &listener, stream, max_packet)) => opened.ok(),
+        opened = tokio::time::timeout(CONNECT_TIMEOUT, open(&context, &listener, stream, max_packet)) => opened.ok(),
         () = listener.closed.cancelled() => None,
-        () = shared.stop.cancelled() => None,
+        () = context.shutdown.stop.cancelled() => None,
     };
     let opened = match opened {
         Some(Ok(opened)) => opened,
-        Some(Err(closed)) => return give_up(&shared, &peer, closed).await,
+        Some(Err(closed)) => return give_up(&context, &peer, closed).await,
         None => {
-            shared.stats.abandoned.increment();
+            context.stats.abandoned.increment();
             tracing::debug!(%peer, "closed before CONNECT was complete");
             return;
         }
@@ -89,7 +115,8 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
             // What is not a CONNECT is closed without an answer, which MQTT leaves open [MQTT-3.1.4-1] and mosquitto does.
             let answered = error.reason == Reason::UNSUPPORTED_PROTOCOL_VERSION;
             let recipient = version.filter(|_| answered).map(Recipient::of);
-            return refuse(&shared, stream, Refusal { peer: &peer, client_id: "", user: None, recipient, error }).await;
+            return refuse(&context, stream, Refusal { peer: &peer, client_id: "", user: None, recipient, error })
+                .await;
         }
     };
     let shown = Credentials {
@@ -99,31 +126,31 @@ pub async fn run(shared: Arc<Shared>, accepted: Accepted) {
         allow_anonymous: listener.allow_anonymous(),
     };
     let admitted = tokio::select! {
-        admitted = admit(&shared, &settings, &connect, shown) => admitted,
-        () = shared.stop.cancelled() => return shared.stats.abandoned.increment(),
+        admitted = admit(&context, &settings, &connect, shown) => admitted,
+        () = context.shutdown.stop.cancelled() => return context.stats.abandoned.increment(),
     };
     let (terms, (login, presence)) = match admitted {
         Ok(admitted) => admitted,
-        Err(error) => return refuse(&shared, stream, Refusal::of(&connect, &peer, error)).await,
+        Err(error) => return refuse(&context, stream, Refusal::of(&connect, &peer, error)).await,
     };
     let attach = Attach { stream, peer, input, connect, terms, login, presence, entrance: listener, settings, permits };
     let attach = Box::new(attach);
-    if let Err((reason, attach)) = shared.sessions.attach(&shared, attach) {
+    if let Err((reason, attach)) = context.sessions.attach(attach) {
         let error = PacketError { reason, what: "the session cannot be had now" };
         let Attach { stream, peer, connect, .. } = *attach;
-        refuse(&shared, stream, Refusal::of(&connect, &peer, error)).await;
+        refuse(&context, stream, Refusal::of(&connect, &peer, error)).await;
     }
 }
 
 /// What is quickly seen comes first: to check a password takes time.
 async fn admit(
-    shared: &Shared,
+    context: &Context,
     settings: &config::Broker,
     connect: &Connect,
     shown: Credentials<'_>,
 ) -> Result<(Terms, (Login, Option<Presence>)), PacketError> {
     let terms = admission::admit(connect, settings)?;
-    Ok((terms, shared.auth.login(shown).await?))
+    Ok((terms, context.auth.login(shown).await?))
 }
 
 /// Why a connection ended before there was a packet.
@@ -169,7 +196,7 @@ impl Why {
 
 /// The handshakes of the listener, then the first packet.
 async fn open(
-    shared: &Shared,
+    context: &Context,
     listener: &ListenerTerms,
     mut stream: Stream,
     max_packet: usize,
@@ -187,7 +214,7 @@ async fn open(
         stream = Stream::WebSocket(Box::new(WebSocket::new(stream, input)));
     }
     let mut input = BytesMut::with_capacity(FIRST_READ);
-    match first_frame(&mut stream, &mut input, max_packet, shared).await {
+    match first_frame(&mut stream, &mut input, max_packet, context).await {
         Ok(first) => Ok(Opened { stream, identity, input, first }),
         Err(why) => Err(Closed { stream, why }),
     }
@@ -198,7 +225,7 @@ async fn first_frame(
     stream: &mut Stream,
     input: &mut BytesMut,
     max_packet: usize,
-    shared: &Shared,
+    context: &Context,
 ) -> Result<Result<Frame, ConnectError>, Why> {
     loop {
         match Frame::split(input, max_packet) {
@@ -217,7 +244,7 @@ async fn first_frame(
         }
         match stream.read_buf(input).await? {
             0 => return Err(Why::Closed),
-            bytes => shared.stats.received.bytes.add(bytes as u64),
+            bytes => context.stats.received.bytes.add(bytes as u64),
         }
     }
 }
@@ -232,17 +259,17 @@ fn not_connect(first: u8) -> &'static str {
 }
 
 /// Ends a connection without a packet. TLS and WebSocket have said why already, or say it in closing.
-async fn give_up(shared: &Shared, peer: &Peer, Closed { stream, why }: Closed) {
+async fn give_up(context: &Context, peer: &Peer, Closed { stream, why }: Closed) {
     if !why.is_refusal() {
-        shared.stats.abandoned.increment();
+        context.stats.abandoned.increment();
         tracing::debug!(%peer, reason = %why, "connection closed");
         return;
     }
-    shared.stats.refused.increment();
-    if let Some(refused) = shared.failed_handshakes.lock().entry(why.kind()).or_default().events(Instant::now(), 1) {
+    context.stats.refused.increment();
+    if let Some(refused) = context.failed_handshakes.lock().entry(why.kind()).or_default().events(Instant::now(), 1) {
         tracing::warn!(%peer, reason = %why, refused, "connection refused");
     }
-    close(stream, BytesMut::new(), shared.stop.clone()).await;
+    close(stream, BytesMut::new(), context.shutdown.stop.clone()).await;
 }
 
 struct Refusal<'a> {
@@ -262,19 +289,19 @@ impl<'a> Refusal<'a> {
     }
 }
 
-async fn refuse(shared: &Shared, stream: Stream, refusal: Refusal<'_>) {
+async fn refuse(context: &Context, stream: Stream, refusal: Refusal<'_>) {
     let Refusal { peer, client_id, user, recipient, error } = refusal;
     let (client_id, user) = (excerpt(client_id), user.map(excerpt));
-    shared.stats.refused.increment();
-    if let Some(refused) = shared.refusals.lock().entry(error.what).or_default().events(Instant::now(), 1) {
+    context.stats.refused.increment();
+    if let Some(refused) = context.refusals.lock().entry(error.what).or_default().events(Instant::now(), 1) {
         tracing::warn!(%peer, client_id, user, reason = %error, refused, "connection refused");
     }
     let mut output = BytesMut::new();
     if let Some(recipient) = recipient {
-        shared.stats.received.packets.increment();
+        context.stats.received.packets.increment();
         Connack::write_refusal(&mut output, &recipient, error);
-        shared.stats.sent.packets.add(u64::from(!output.is_empty()));
-        shared.stats.sent.bytes.add(output.len() as u64);
+        context.stats.sent.packets.add(u64::from(!output.is_empty()));
+        context.stats.sent.bytes.add(output.len() as u64);
     }
-    close(stream, output, shared.stop.clone()).await;
+    close(stream, output, context.shutdown.stop.clone()).await;
 }

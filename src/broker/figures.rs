@@ -1,13 +1,23 @@
 //! What the broker's counters say at one moment: plain numbers, for `$SYS`, the stats topics and the status command.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::Shared;
-use super::stats;
+use super::bus::Bus;
+use super::stats::{self, BrokerStats};
 use super::store::{self, Health};
+
+/// What they are taken from.
+#[derive(Clone, Debug)]
+pub(super) struct Sources {
+    pub(super) started: Instant,
+    pub(super) bus: Bus,
+    pub(super) store: store::Store,
+    pub(super) stats: Arc<BrokerStats>,
+}
 
 /// All figures of the broker. Counters run from its start; what there is of something is as of now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -141,14 +151,14 @@ pub struct Memory {
 
 impl Figures {
     /// The figures at `now`.
-    pub(super) fn take(shared: &Shared, now: Instant) -> Figures {
-        let (stats, bus) = (&shared.stats, shared.bus.stats());
+    pub(super) fn take(sources: &Sources, now: Instant) -> Figures {
+        let (stats, bus) = (&sources.stats, sources.bus.stats());
         let lost = Some(("lost", bus.lost.get())).filter(|&(_, n)| n > 0);
         // The parts of a gauge are read one after the other: a client may come or go in between.
         let (sessions, connected) = (stats.sessions.get() as u64, stats.connected.get() as u64);
-        let (retained, retained_bytes) = shared.bus.retained_size();
+        let (retained, retained_bytes) = sources.bus.retained_size();
         Figures {
-            uptime: now.saturating_duration_since(shared.started).as_secs(),
+            uptime: now.saturating_duration_since(sources.started).as_secs(),
             clients: Clients {
                 connected,
                 disconnected: sessions.saturating_sub(connected),
@@ -171,7 +181,7 @@ impl Figures {
             inflight: stats.inflight.get() as u64,
             subscriptions: stats.subscriptions.get() as u64,
             shared_subscriptions: stats.shared_subscriptions.get() as u64,
-            store: Store::take(&shared.store),
+            store: Store::take(&sources.store),
             memory: Memory::take(),
         }
     }

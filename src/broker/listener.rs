@@ -2,18 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::StartError;
 use super::connection::{self, Accepted};
-use super::{Shared, StartError};
+use super::listener_terms::ListenerTerms;
 use crate::config;
 use crate::log_limit::LogLimit;
-use crate::net::limits::{Exceeded, Limit};
+use crate::net::limits::Exceeded;
 use crate::net::socket::{ACCEPT_PAUSE, ServerSocket, is_of_the_connection, is_without_ipv6};
 use crate::net::stream::{Peer, Stream};
 use crate::net::tls::server::Tls;
@@ -44,19 +44,6 @@ struct Accepting {
     stop: CancellationToken,
 }
 
-/// What holds for every client of a listener.
-#[derive(Debug)]
-pub struct ListenerTerms {
-    /// TLS, if it is spoken.
-    pub tls: Option<Tls>,
-    /// Whether MQTT comes in WebSocket frames.
-    pub websocket: bool,
-    allow_anonymous: AtomicBool,
-    limit: Arc<Limit>,
-    /// Cancelled when the listener is removed, or speaks something else from now on.
-    pub closed: CancellationToken,
-}
-
 /// `[::]` leaves IPv4 to `0.0.0.0` on the same port: they are meant to stand side by side.
 pub fn is_only_v6(listener: &config::Listener, all: &[config::Listener]) -> bool {
     let Some(port) = listener.address.strip_prefix("[::]:") else { return false };
@@ -66,21 +53,21 @@ pub fn is_only_v6(listener: &config::Listener, all: &[config::Listener]) -> bool
 impl Listener {
     /// Binds all addresses of `settings`.
     pub async fn bind(settings: &config::Listener, only_v6: bool) -> Result<Listener, StartError> {
-        let terms = watch::Sender::new(Arc::new(ListenerTerms::new(settings)?));
+        let terms = watch::Sender::new(Arc::new(ListenerTerms::new(settings, tls_of(settings)?)));
         let bound = bind(settings, only_v6).await?;
         Ok(Listener { settings: settings.clone(), only_v6, terms, bound })
     }
 
     /// Accepts clients from now on.
-    pub fn open(&mut self, shared: &Arc<Shared>) {
+    pub fn open(&mut self, context: &Arc<connection::Context>) {
         let scheme = self.settings.scheme();
         for bound in &mut self.bound {
             let Some(socket) = bound.socket.take() else { continue };
             tracing::info!(address = %bound.address, scheme, "listening for MQTT clients");
-            let stop = shared.stop.child_token();
+            let stop = context.shutdown.stop.child_token();
             let address = bound.address.clone();
             let acceptor = Acceptor { socket, address, terms: self.terms.subscribe(), stop: stop.clone() };
-            bound.task = Some(Accepting { task: shared.tasks.spawn(run(shared.clone(), acceptor)), stop });
+            bound.task = Some(Accepting { task: context.shutdown.tasks.spawn(run(context.clone(), acceptor)), stop });
         }
     }
 
@@ -110,16 +97,15 @@ impl Listener {
             if let (Some(old), Some(new)) = (&terms.tls, tls) {
                 old.replace(new);
             }
-            terms.allow_anonymous.store(settings.allow_anonymous, Relaxed);
-            terms.limit.resize(settings.max_connections);
+            terms.set(settings.allow_anonymous, settings.max_connections);
         } else {
-            self.terms.send_replace(Arc::new(ListenerTerms::with(settings, tls)));
+            self.terms.send_replace(Arc::new(ListenerTerms::new(settings, tls)));
             terms.closed.cancel();
         }
         self.settings = settings.clone();
     }
 
-    /// Tells its clients that they have to go; [`Sessions::look`](super::sessions::Sessions::look) makes them see it.
+    /// Tells its clients that they have to go; [`Sessions::look`](super::session::Sessions::look) makes them see it.
     pub fn close_connections(&self) {
         self.terms.borrow().closed.cancel();
     }
@@ -157,27 +143,6 @@ impl BoundListener {
     }
 }
 
-impl ListenerTerms {
-    fn new(listener: &config::Listener) -> Result<ListenerTerms, StartError> {
-        Ok(ListenerTerms::with(listener, tls_of(listener)?))
-    }
-
-    fn with(listener: &config::Listener, tls: Option<Tls>) -> ListenerTerms {
-        ListenerTerms {
-            tls,
-            websocket: listener.websocket,
-            allow_anonymous: AtomicBool::new(listener.allow_anonymous),
-            limit: Limit::new(listener.max_connections),
-            closed: CancellationToken::new(),
-        }
-    }
-
-    /// Whether clients are let in without a user name that was proved.
-    pub fn allow_anonymous(&self) -> bool {
-        self.allow_anonymous.load(Relaxed)
-    }
-}
-
 /// TLS as `listener` has it, if it has; reads the files.
 pub fn tls_of(listener: &config::Listener) -> Result<Option<Tls>, StartError> {
     let tls = listener.tls.as_ref().map(Tls::new).transpose();
@@ -193,7 +158,7 @@ struct Acceptor {
 }
 
 /// Accepts connections until the listener is closed. All that takes time happens in a task for each of them.
-async fn run(shared: Arc<Shared>, acceptor: Acceptor) {
+async fn run(context: Arc<connection::Context>, acceptor: Acceptor) {
     let address = &acceptor.address;
     let mut accept_log = LogLimit::default();
     let mut limit_log = LogLimit::default();
@@ -203,10 +168,10 @@ async fn run(shared: Arc<Shared>, acceptor: Acceptor) {
             () = acceptor.stop.cancelled() => return,
         };
         match accepted {
-            Ok((stream, peer)) => match admit(&shared, &acceptor, stream, &peer).await {
-                Ok(accepted) => drop(shared.tasks.spawn(connection::run(shared.clone(), accepted))),
+            Ok((stream, peer)) => match admit(&context, &acceptor, stream, &peer).await {
+                Ok(accepted) => drop(context.shutdown.tasks.spawn(connection::run(context.clone(), accepted))),
                 Err(exceeded) => {
-                    shared.stats.over_limit.increment();
+                    context.stats.over_limit.increment();
                     if let Some(refused) = limit_log.events(Instant::now(), 1) {
                         tracing::warn!(%address, %peer, refused, "connection refused: {exceeded}");
                     }
@@ -226,9 +191,14 @@ async fn run(shared: Arc<Shared>, acceptor: Acceptor) {
     }
 }
 
-async fn admit(shared: &Shared, acceptor: &Acceptor, stream: Stream, peer: &Peer) -> Result<Accepted, Exceeded> {
-    shared.stats.sockets.increment();
+async fn admit(
+    context: &connection::Context,
+    acceptor: &Acceptor,
+    stream: Stream,
+    peer: &Peer,
+) -> Result<Accepted, Exceeded> {
+    context.stats.sockets.increment();
     let listener = acceptor.terms.borrow().clone();
-    let permits = shared.limits.admit(&listener.limit, peer.ip()).await?;
+    let permits = context.limits.admit(&listener.limit, peer.ip()).await?;
     Ok(Accepted { stream, peer: peer.clone(), listener, permits })
 }

@@ -94,7 +94,7 @@ impl Broker {
         if bound.is_err() {
             for &at in &changes.removed {
                 match listeners[at].bind_again().await {
-                    Ok(()) => listeners[at].open(&self.shared),
+                    Ok(()) => listeners[at].open(&self.connections),
                     Err(error) => {
                         tracing::error!(%error, "a listener was closed for a reload that failed, and is lost")
                     }
@@ -108,12 +108,11 @@ impl Broker {
     /// let in any more too (0x87); nobody else notices. What was agreed with a client when it connected stays.
     pub async fn apply(&self, prepared: Prepared) {
         let Prepared { settings, rules, changes, fresh, tls, mut listeners } = prepared;
-        let shared = &self.shared;
-        shared.limits.resize(settings.max_connections, settings.max_connections_per_address);
-        shared.bus.set_max_retained(settings.max_retained);
-        shared.local.set(settings.max_payload_size, settings.retained);
-        shared.auth.replace(rules);
-        *shared.settings.write() = settings.clone();
+        self.connections.limits.resize(settings.max_connections, settings.max_connections_per_address);
+        self.bus.set_max_retained(settings.max_retained);
+        self.local.set(settings.max_payload_size, settings.retained);
+        self.connections.auth.replace(rules);
+        self.connections.settings.replace(settings.clone());
         let mut old: Vec<Option<Listener>> = std::mem::take(&mut *listeners).into_iter().map(Some).collect();
         let mut new: Vec<(usize, Listener)> = changes.added.into_iter().zip(fresh).collect();
         for (&(from, to), tls) in changes.kept.iter().zip(tls) {
@@ -127,9 +126,9 @@ impl Broker {
         }
         new.sort_by_key(|&(at, _)| at);
         *listeners = new.into_iter().map(|(_, listener)| listener).collect();
-        listeners.iter_mut().for_each(|listener| listener.open(shared));
+        listeners.iter_mut().for_each(|listener| listener.open(&self.connections));
         *self.addresses.lock() = tcp_addresses(&listeners);
-        shared.sessions.look();
+        self.connections.sessions.look();
     }
 
     /// [`Broker::prepare`] and [`Broker::apply`].

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::session::{Session, has_expired};
+use super::session::{Context, Session, Sessions, has_expired, restore_wills};
 use super::store::{Change, Restored, Store, StoreSettings, StoredSession};
-use super::{Shared, wills};
 use crate::log_limit::excerpt;
 
 /// Opens the store at `path`; without one nothing is kept.
@@ -20,29 +19,29 @@ pub async fn open(path: Option<PathBuf>) -> (Store, Restored) {
 }
 
 /// Takes in retained messages, sessions and wills. When this returns, all sessions read the bus.
-pub fn all(shared: &Arc<Shared>, restored: Restored) {
-    if !shared.store.is_on() {
+pub fn all(context: &Arc<Context>, sessions: &Arc<Sessions>, restored: Restored) {
+    if !context.store.is_on() {
         return;
     }
-    let Restored { retained, sessions, wills, unfit } = restored;
-    drop_unfit(&shared.store, unfit);
+    let Restored { retained, sessions: stored, wills, unfit } = restored;
+    drop_unfit(&context.store, unfit);
     let (found, left) = (retained.len(), wills.len());
-    let refused = shared.bus.restore(retained);
+    let refused = context.bus.restore(retained);
     if refused > 0 {
-        let limit = shared.settings.read().max_retained;
+        let limit = context.settings.get().max_retained;
         tracing::warn!(refused, limit, "retained messages on disk were dropped: there are more than max_retained");
     }
     let (now, mut kept, mut messages) = (SystemTime::now(), 0_usize, 0);
-    let (expired, living): (Vec<_>, Vec<_>) = sessions.into_iter().partition(|stored| has_expired(&stored.record, now));
+    let (expired, living): (Vec<_>, Vec<_>) = stored.into_iter().partition(|stored| has_expired(&stored.record, now));
     for stored in living {
         (kept, messages) = (kept + 1, messages + stored.queue.len());
-        resume(shared, stored);
+        resume(context, sessions, stored);
     }
     // They end as if they had ended while the gateway ran: others of their groups, who are there now, get what they can.
-    expired.into_iter().for_each(|stored| resume(shared, stored));
+    expired.into_iter().for_each(|stored| resume(context, sessions, stored));
     tracing::info!(sessions = kept, messages, retained = found - refused, wills = left, "state restored from disk");
-    wills::restore(shared, wills);
-    shared.tasks.spawn(save_anew(shared.clone()));
+    restore_wills(context, wills);
+    context.shutdown.tasks.spawn(save_anew(context.clone()));
 }
 
 /// What was kept with a topic or properties that are malformed today: a reader made with libmosquitto would close its
@@ -59,20 +58,20 @@ fn drop_unfit(store: &Store, unfit: Vec<(Arc<str>, Change)>) {
     }
 }
 
-fn resume(shared: &Arc<Shared>, stored: StoredSession) {
-    let (session, expires) = Session::restore(shared.clone(), stored);
-    shared.sessions.resume(shared, session, expires);
+fn resume(context: &Arc<Context>, sessions: &Arc<Sessions>, stored: StoredSession) {
+    let (session, expires) = Session::restore(context.clone(), stored);
+    sessions.resume(session, expires);
 }
 
 /// Gives the retained messages and the wills to the store whenever it has lost what it had.
-async fn save_anew(shared: Arc<Shared>) {
+async fn save_anew(context: Arc<Context>) {
     let mut number = 0;
     loop {
         tokio::select! {
-            () = shared.drained.cancelled() => return,
-            next = shared.store.resync(number) => number = next,
+            () = context.shutdown.drained.cancelled() => return,
+            next = context.store.resync(number) => number = next,
         }
-        shared.bus.save();
-        shared.wills.save();
+        context.bus.save();
+        context.wills.save();
     }
 }

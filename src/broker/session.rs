@@ -14,23 +14,22 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, consume_budget};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Shared;
 use super::admission::Terms;
 use super::auth::acl::Rights;
-use super::auth::{Login, Presence};
-use super::bus::{BusError, Reader, Received, TryPublishError};
+use super::auth::{Auth, Login, Presence};
+use super::bus::{Bus, BusError, Reader, Received, TryPublishError};
 use super::inflight::Inflight;
-use super::listener::ListenerTerms;
+use super::listener_terms::ListenerTerms;
 use super::pace::Pace;
 use super::packet::{Connect, PacketError, Reason, WillRequest};
 use super::queue::{Queue, QueueLimits};
-use super::sessions::Stage;
-use super::share::Memberships;
-use super::stats::Counted;
+use super::settings::Settings;
+use super::share::{Groups, Memberships, Outgoing};
+use super::shutdown::{Shutdown, Stage};
+use super::stats::{BrokerStats, Counted};
 use super::store::Store;
 use super::subscriptions::Subscriptions;
 use super::will;
-use super::wills::{self, KeptWill};
 use crate::config;
 use crate::log_limit::{LogLimit, excerpt};
 use crate::net::limits::Permits;
@@ -41,6 +40,7 @@ use journal::Journal;
 use replies::Replies;
 use tally::Tally;
 use timer::Timer;
+use wills::KeptWill;
 
 mod access;
 mod answers;
@@ -49,20 +49,44 @@ mod incoming;
 mod journal;
 mod liveness;
 mod outgoing;
+mod registry;
 mod replies;
 mod restore;
 mod stop;
 mod tally;
 mod testament;
 mod timer;
+mod wills;
 mod wire;
 
-pub use outgoing::Outgoing;
+pub use registry::Sessions;
 pub use restore::has_expired;
+pub use wills::{Wills, restore as restore_wills};
 pub use wire::close;
 
 /// How long a client may take, when the gateway stops, to read what was published before.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What sessions have in hand.
+#[derive(Debug)]
+pub struct Context {
+    /// For new connections.
+    pub settings: Arc<Settings>,
+    /// Who may do what.
+    pub auth: Arc<Auth>,
+    /// Where messages come from and go to.
+    pub bus: Bus,
+    /// What survives a restart.
+    pub store: Store,
+    /// The wills in it.
+    pub wills: Arc<Wills>,
+    /// The groups of shared subscriptions.
+    pub groups: Arc<Groups>,
+    /// The broker's counters.
+    pub stats: Arc<BrokerStats>,
+    /// How far a stop has come.
+    pub shutdown: Arc<Shutdown>,
+}
 
 /// A connection whose CONNECT was accepted, on its way to its session.
 #[derive(Debug)]
@@ -101,7 +125,7 @@ pub enum Call {
 /// One session.
 #[derive(Debug)]
 pub struct Session {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     client_id: Arc<str>,
     number: u64,
     /// Who connected last.
@@ -199,7 +223,7 @@ pub enum Start {
 }
 
 /// Runs `session` to its end. A closed channel means that the broker has stopped.
-pub async fn run(mut session: Session, start: Start, mut calls: mpsc::Receiver<Call>) {
+async fn run(mut session: Session, start: Start, mut calls: mpsc::Receiver<Call>, sessions: Arc<Sessions>) {
     let mut after = Aftermath { next: None, will: None, expires: Some(Instant::now()), stopped: false };
     let mut present = false;
     match start {
@@ -214,10 +238,10 @@ pub async fn run(mut session: Session, start: Start, mut calls: mpsc::Receiver<C
             present = false;
             // Before its client can begin a new one: so the old one does not come back after a crash.
             session.clear().await;
-            after.next = session.shared.clone().sessions.leave(&session, &mut calls);
+            after.next = sessions.leave(&session, &mut calls);
         }
         let Some(connection) = after.next.take() else { break };
-        if session.shared.sessions.stage() > Stage::Running {
+        if session.context.shutdown.stage() > Stage::Running {
             session.turn_away(*connection);
         } else {
             let resumes = present && !connection.connect.clean_start;
@@ -243,19 +267,19 @@ pub async fn run(mut session: Session, start: Start, mut calls: mpsc::Receiver<C
 
 impl Session {
     /// A session that knows nothing yet.
-    pub fn new(shared: Arc<Shared>, client_id: Arc<str>) -> Session {
-        let settings = shared.settings();
+    pub fn new(context: Arc<Context>, client_id: Arc<str>) -> Session {
+        let settings = context.settings.get();
         let limits = QueueLimits::of(&settings);
         Session {
             client_id,
-            number: shared.bus.session_number(),
+            number: context.bus.session_number(),
             login: Login::default(),
             entrance: None,
             settings,
             rights: None,
             subscriptions: Subscriptions::new(),
-            shares: Memberships::new(shared.clone(), limits),
-            reader: shared.bus.reader(),
+            shares: Memberships::new(context.groups.clone(), limits),
+            reader: context.bus.reader(),
             inbox: VecDeque::new(),
             backlog: VecDeque::new(),
             queue: Queue::new(limits),
@@ -268,10 +292,10 @@ impl Session {
             journal: None,
             kept_will: None,
             drop_log: LogLimit::default(),
-            tally: Tally::new(&shared.stats),
-            speaks: Some(shared.speakers.token()),
-            _counted: shared.stats.sessions.count(),
-            shared,
+            tally: Tally::new(&context.stats),
+            speaks: Some(context.shutdown.publishers.token()),
+            _counted: context.stats.sessions.count(),
+            context,
         }
     }
 
@@ -296,7 +320,7 @@ impl Session {
         self.queue.retain(|_| false);
         self.received.clear();
         // The client is going to be told that there is nothing left. Nobody waits for this session: it reads nothing.
-        self.shared.store.done(erased).await;
+        self.context.store.done(erased).await;
     }
 
     /// Leaves the groups of shared subscriptions, whose other members get what they can have, and counts what goes with
@@ -307,7 +331,7 @@ impl Session {
         let others_may_have = |outgoing: &Outgoing| outgoing.group.is_some() && outgoing.qos == Qos::AtLeastOnce;
         let handed_on: Vec<Outgoing> = inflight.into_messages().filter(others_may_have).collect();
         let left = self.queue.len() + self.backlog.len() + on_the_way - handed_on.len();
-        self.shared.stats.dropped.add(DropReason::Stopped, left as u64);
+        self.context.stats.dropped.add(DropReason::Stopped, left as u64);
         self.shares.leave_all(handed_on);
         self.let_go();
     }
@@ -331,24 +355,24 @@ impl Session {
         loop {
             consume_budget().await;
             let now = Instant::now();
-            let written = self.shared.store.committed();
+            let written = self.context.store.committed();
             self.settle(None);
             self.pump_offline(now);
             self.account(&[]);
-            if self.shared.sessions.stage() > Stage::Running {
+            if self.context.shutdown.stage() > Stage::Running {
                 self.fall_silent(after.will.take().map(|(will, _)| will));
             }
             let due = after.will.take_if(|(_, due)| *due <= now);
             self.publish_will(due.map(|(will, _)| will)).await;
             if let Some(expires) = after.expires.filter(|expires| *expires <= now) {
                 if expires > ended {
-                    self.shared.stats.expired_sessions.increment();
+                    self.context.stats.expired_sessions.increment();
                 }
                 return;
             }
             let deadline = after.expires.into_iter().chain(after.will.as_ref().map(|(_, due)| *due)).min();
             let promises = self.promises(written);
-            let store = &self.shared.store;
+            let store = &self.context.store;
             tokio::select! {
                 call = calls.recv() => match call {
                     // A kept session stays, whoever it belongs to.
@@ -393,20 +417,20 @@ impl Session {
         let client_id = self.client_id.clone();
         let kept = self.kept_will.take();
         if !self.may_write(&will.topic) {
-            self.shared.stats.dropped.count(DropReason::Denied);
+            self.context.stats.dropped.count(DropReason::Denied);
             let client_id = excerpt(&client_id);
             tracing::warn!(client_id, topic = excerpt(&will.topic), "will not published: acl_file does not allow it");
             return None;
         }
         tracing::debug!(client_id = excerpt(&client_id), topic = will.topic, "will published");
-        let bus = self.shared.bus.clone();
+        let bus = self.context.bus.clone();
         let failed = move |error: &BusError| {
             tracing::warn!(client_id = excerpt(&client_id), %error, "cannot publish a will");
         };
-        match self.shared.bus.try_publish(will::envelope(will, self.number, Instant::now())) {
+        match self.context.bus.try_publish(will::envelope(will, self.number, Instant::now())) {
             Ok(published) => {
                 if let Some(kept) = kept {
-                    self.shared.tasks.spawn(async move { kept.forget(published).await });
+                    self.context.shutdown.tasks.spawn(async move { kept.forget(published).await });
                 }
                 None
             }
@@ -417,7 +441,7 @@ impl Session {
                 }
                 None
             }
-            Err(TryPublishError::Busy(envelope, _)) => Some(self.shared.tasks.spawn(async move {
+            Err(TryPublishError::Busy(envelope, _)) => Some(self.context.shutdown.tasks.spawn(async move {
                 if let Err(error) = wills::publish(&bus, envelope, kept).await {
                     failed(&error);
                 }

@@ -9,19 +9,22 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::Shared;
-use super::bus::Reader;
-use super::session::Outgoing;
+use super::bus::{Bus, Reader};
+use super::shutdown::Shutdown;
+use super::stats::BrokerStats;
+use super::store::Store;
 use crate::qos::Qos;
 use crate::topic::{TopicFilter, first_unfit};
 pub use group::Group;
 use group::Member;
 use mailbox::Mailbox;
 pub use memberships::Memberships;
+pub use outgoing::Outgoing;
 
 mod group;
 mod mailbox;
 mod memberships;
+mod outgoing;
 
 /// Groups at one time, over all clients: each has a task and reads the bus.
 pub const MAX_GROUPS: usize = 1024;
@@ -79,47 +82,58 @@ pub struct Wish {
 pub struct TooManyGroups;
 
 /// Every group that has a member. Its lock is taken before that of a group, and that before a mailbox's.
-#[derive(Debug, Default)]
-pub struct Groups(Mutex<HashMap<ShareFilter, Arc<Group>>>);
-
-/// Makes `member` one of the group of `share`, which is made if it is not there. When this returns, the group reads the
-/// bus.
-fn join(shared: &Arc<Shared>, share: &ShareFilter, member: Member) -> Result<Arc<Group>, TooManyGroups> {
-    let mut groups = shared.groups.0.lock();
-    if let Some(group) = groups.get(share) {
-        group.enter(member);
-        return Ok(group.clone());
-    }
-    if groups.len() >= MAX_GROUPS {
-        return Err(TooManyGroups);
-    }
-    let mut reader = shared.bus.reader();
-    reader.subscribe(&share.filter);
-    let group = Arc::new(Group::new(reader.durability(), shared.store.clone(), share.clone()));
-    // It reads before it says so to publishers.
-    group.enter(member);
-    groups.insert(share.clone(), group.clone());
-    shared.tasks.spawn(run(shared.clone(), group.clone(), reader));
-    Ok(group)
+#[derive(Debug)]
+pub struct Groups {
+    bus: Bus,
+    store: Store,
+    stats: Arc<BrokerStats>,
+    shutdown: Arc<Shutdown>,
+    groups: Mutex<HashMap<ShareFilter, Arc<Group>>>,
 }
 
-async fn run(shared: Arc<Shared>, group: Arc<Group>, reader: Reader) {
+async fn run(groups: Arc<Groups>, group: Arc<Group>, reader: Reader) {
     tokio::select! {
         () = group.ended.cancelled() => {}
-        () = shared.drained.cancelled() => {}
-        () = group.distribute(&shared, reader) => {}
+        () = groups.shutdown.drained.cancelled() => {}
+        () = group.distribute(&groups, reader) => {}
     }
 }
 
 impl Groups {
+    /// None.
+    pub fn new(bus: Bus, store: Store, stats: Arc<BrokerStats>, shutdown: Arc<Shutdown>) -> Groups {
+        Groups { bus, store, stats, shutdown, groups: Mutex::default() }
+    }
+
+    /// Makes `member` one of the group of `share`, which is made if it is not there. When this returns, the group reads
+    /// the bus.
+    fn join(self: &Arc<Self>, share: &ShareFilter, member: Member) -> Result<Arc<Group>, TooManyGroups> {
+        let mut groups = self.groups.lock();
+        if let Some(group) = groups.get(share) {
+            group.enter(member);
+            return Ok(group.clone());
+        }
+        if groups.len() >= MAX_GROUPS {
+            return Err(TooManyGroups);
+        }
+        let mut reader = self.bus.reader();
+        reader.subscribe(&share.filter);
+        let group = Arc::new(Group::new(reader.durability(), self.store.clone(), share.clone()));
+        // It reads before it says so to publishers.
+        group.enter(member);
+        groups.insert(share.clone(), group.clone());
+        self.shutdown.tasks.spawn(run(self.clone(), group.clone(), reader));
+        Ok(group)
+    }
+
     /// Makes every group look at its members anew.
     pub fn look(&self) {
-        self.0.lock().values().for_each(|group| group.changed.notify_one());
+        self.groups.lock().values().for_each(|group| group.changed.notify_one());
     }
 
     /// Takes the member with `mailbox` out of `group`, which ends with its last one.
     fn leave(&self, group: &Arc<Group>, mailbox: &Arc<Mailbox<Outgoing>>) {
-        let mut groups = self.0.lock();
+        let mut groups = self.groups.lock();
         if group.exit(mailbox) {
             group.ended.cancel();
             if groups.get(&group.share).is_some_and(|known| Arc::ptr_eq(known, group)) {

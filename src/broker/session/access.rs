@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Outgoing, Session};
+use super::Session;
 use crate::broker::packet::{PacketError, Reason};
 use crate::broker::queue::QueueLimits;
+use crate::broker::share::Outgoing;
 use crate::stats::DropReason;
 use crate::topic::TopicFilter;
 
@@ -15,10 +16,10 @@ impl Session {
     /// # Errors
     /// The client would not be let in any more.
     pub(super) fn look(&mut self) -> Result<(), PacketError> {
-        let limits = QueueLimits::of(&self.shared.settings.read());
+        let limits = QueueLimits::of(&self.context.settings.get());
         self.queue.set_limits(limits);
         self.shares.set_limits(limits);
-        let rules = self.shared.auth.rules();
+        let rules = self.context.auth.rules();
         self.rights = rules.rights(&self.client_id, &self.login);
         self.shares.set_rights(self.rights.clone());
         if let Some(rights) = &self.rights {

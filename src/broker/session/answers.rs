@@ -9,7 +9,7 @@ use crate::broker::bus::{Persisting, Published};
 use crate::broker::inflight::Acked;
 use crate::broker::packet::{Ack, AckKind, PacketError, Reason, Recipient, Version, write_ack};
 use crate::broker::retained::Retention;
-use crate::broker::sessions::Stage;
+use crate::broker::shutdown::Stage;
 use crate::broker::store::{Change, HoldKey, Store, Ticket};
 use crate::qos::Qos;
 
@@ -55,7 +55,7 @@ impl Session {
             self.received.insert(id);
         }
         let is_kept = published.as_ref().is_some_and(|published| {
-            matches!(published.retained, Some(Retention::Stored(_) | Retention::Deleted)) && self.shared.store.is_on()
+            matches!(published.retained, Some(Retention::Stored(_) | Retention::Deleted)) && self.context.store.is_on()
         });
         let durable = received && self.journal.is_some();
         let position = published.as_ref().map(|published| published.position).filter(|&position| position > 0);
@@ -72,7 +72,7 @@ impl Session {
         if self.journal.is_none() {
             return write_ack(&mut wire.output, &wire.recipient, ack);
         }
-        self.replies.answer(self.shared.store.latest(), Reply::Ack(ack));
+        self.replies.answer(self.context.store.latest(), Reply::Ack(ack));
     }
 
     /// The same with SUBACK or UNSUBACK.
@@ -82,7 +82,7 @@ impl Session {
         }
         let mut packet = BytesMut::new();
         write(&mut packet, &wire.recipient);
-        self.replies.answer(self.shared.store.latest(), Reply::Encoded(packet));
+        self.replies.answer(self.context.store.latest(), Reply::Encoded(packet));
     }
 
     /// An acknowledgement came.
@@ -124,10 +124,10 @@ impl Session {
     /// Hands what durable readers have to the disk, and what is there to the client.
     pub(super) fn settle(&mut self, wire: Option<&mut Wire>) {
         // What the store does not take any more is nothing to rely on.
-        if self.replies.is_empty() || self.shared.sessions.stage() == Stage::Closed {
+        if self.replies.is_empty() || self.context.shutdown.stage() == Stage::Closed {
             return;
         }
-        let store = &self.shared.store;
+        let store = &self.context.store;
         while let Some(taken) = self.replies.pop_persisted() {
             // A refusal in MQTT 5 was not received.
             let received = taken.ack.kind == AckKind::Pubrec && self.received.contains(&taken.ack.id);
@@ -161,12 +161,12 @@ impl Session {
         if seals.is_empty() {
             return;
         }
-        let shared = self.shared.clone();
-        self.shared.tasks.spawn(async move {
+        let context = self.context.clone();
+        self.context.shutdown.tasks.spawn(async move {
             for (persisting, key) in seals {
                 tokio::select! {
-                    () = persisting.done() => shared.store.submit(Change::Unhold { key }),
-                    () = shared.drained.cancelled() => return,
+                    () = persisting.done() => context.store.submit(Change::Unhold { key }),
+                    () = context.shutdown.drained.cancelled() => return,
                 };
             }
         });

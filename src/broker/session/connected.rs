@@ -11,7 +11,7 @@ use super::{Aftermath, Attach, Call, End, LAST_WORDS, Session, resync};
 use crate::broker::pace::Pace;
 use crate::broker::packet::{Reason, write_disconnect};
 use crate::broker::session_expiry::SessionExpiry;
-use crate::broker::sessions::Stage;
+use crate::broker::shutdown::Stage;
 use crate::broker::will;
 use crate::log_limit::excerpt;
 use crate::stats::DropReason;
@@ -35,9 +35,9 @@ impl Session {
         self.set_expiry(connection.terms.session_expiry);
         self.keep_will(&connection);
         let clean_start = connection.connect.clean_start;
-        let mut wire = Wire::new(*connection, self.shared.stats.connected.count(), now);
+        let mut wire = Wire::new(*connection, self.context.stats.connected.count(), now);
         connack.write(&mut wire.output, wire.version);
-        self.shared.stats.connections.increment();
+        self.context.stats.connections.increment();
         self.tally.connected();
         tracing::info!(
             client_id = excerpt(&self.client_id),
@@ -72,12 +72,12 @@ impl Session {
             // The bus alone can keep this loop busy for ever.
             consume_budget().await;
             let now = Instant::now();
-            if !self.is_silent() && self.shared.sessions.stage() > Stage::Running {
+            if !self.is_silent() && self.context.shutdown.stage() > Stage::Running {
                 self.refuse_held(wire, now);
                 self.fall_silent(wire.will.take());
             }
             // Before anything is looked at that waits for more of it.
-            let written = self.shared.store.committed();
+            let written = self.context.store.committed();
             if let Some(held) = wire.held.take() {
                 self.hand_over(wire, held.envelope, held.id)?;
             }
@@ -96,14 +96,14 @@ impl Session {
             let deadline = wire.liveness.deadline().into_iter().chain(pace).chain(stop).min();
             let room = wire.held.as_ref().map(|held| held.room.clone());
             let promises = self.promises(written);
-            let store = &self.shared.store;
+            let store = &self.context.store;
             tokio::select! {
                 progress = wire.io(now) => match progress? {
                     Io::Read(0) => return Err(End::Closed),
-                    Io::Read(bytes) => self.shared.stats.received.bytes.add(bytes as u64),
+                    Io::Read(bytes) => self.context.stats.received.bytes.add(bytes as u64),
                     Io::Wrote(bytes) => {
                         self.tally.wrote(bytes);
-                        self.shared.stats.sent.bytes.add(bytes as u64);
+                        self.context.stats.sent.bytes.add(bytes as u64);
                     }
                 },
                 received = self.reader.recv(&mut self.inbox), if self.inbox.is_empty() => received?,
@@ -159,7 +159,7 @@ impl Session {
             SessionExpiry::After(interval) => Some(ended + interval),
             SessionExpiry::Never => None,
         };
-        self.shared.tasks.spawn(wire.close(self.shared.stop.clone()));
+        self.context.shutdown.tasks.spawn(wire.close(self.context.shutdown.stop.clone()));
         let next = match end {
             End::TakenOver(next) => Some(next),
             _ => None,

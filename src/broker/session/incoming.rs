@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::outgoing::Outgoing;
 use super::replies::MAX_REPLIES;
 use super::wire::{Held, Wire};
 use super::{End, Session, journal};
@@ -14,7 +13,7 @@ use crate::broker::packet::{
     check_answer, write_pingresp, write_suback, write_unsuback,
 };
 use crate::broker::session_expiry::SessionExpiry;
-use crate::broker::share::{ShareError, ShareFilter, TooManyGroups, Wish};
+use crate::broker::share::{Outgoing, ShareError, ShareFilter, TooManyGroups, Wish};
 use crate::broker::store::{Store, StoredSubscription};
 use crate::broker::subscriptions::{RetainHandling, Subscription, SubscriptionOptions};
 use crate::qos::Qos;
@@ -141,7 +140,7 @@ impl Session {
     /// Gives a message to the bus and acknowledges it, or holds it until the bus has room.
     pub(super) fn hand_over(&mut self, wire: &mut Wire, envelope: Envelope, id: u16) -> Result<(), End> {
         let qos = envelope.qos();
-        match self.shared.bus.try_publish(envelope) {
+        match self.context.bus.try_publish(envelope) {
             Ok(published) => {
                 // In QoS 2 the server tells it nobody (as mosquitto): the client may take it for a failure.
                 let unread = !published.is_read() && qos == Qos::AtLeastOnce;
@@ -248,14 +247,14 @@ impl Session {
             RetainHandling::Never => false,
         };
         if wants_retained {
-            let snapshot = self.shared.bus.retained(&filter);
+            let snapshot = self.context.bus.retained(&filter);
             retained_floor = snapshot.version;
             let messages = snapshot.messages.into_iter();
             let mine = messages.filter(|message| !(entry.no_local && message.origin() == self.number));
             let rights = self.rights.as_deref();
             let mine = mine.filter(|message| rights.is_none_or(|rights| rights.may_read(message.topic())));
             // Their place in the order on disk is here; they are written when they are sent, or left over.
-            let store = self.journal.as_ref().map(|_| &self.shared.store);
+            let store = self.journal.as_ref().map(|_| &self.context.store);
             self.backlog.extend(mine.map(|message| Outgoing {
                 qos: message.qos().min(qos),
                 retain: true,

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Outgoing, Session};
+use super::Session;
 use crate::broker::inflight::Filed;
 use crate::broker::session_expiry::SessionExpiry;
-use crate::broker::share::Wish;
+use crate::broker::share::{Outgoing, Wish};
 use crate::broker::store::{
     Change, HoldKey, RowId, SessionId, SessionRecord, Store, StoredMessage, StoredSubscription, Ticket, Urgency,
 };
@@ -28,7 +28,7 @@ impl Journal {
     /// From here on publishers wait for the session.
     pub(super) fn new(session: &Session, id: SessionId, record: SessionRecord) -> Journal {
         session.reader.set_durable(true);
-        Journal { store: session.shared.store.clone(), session: id, record, synced: 0 }
+        Journal { store: session.context.store.clone(), session: id, record, synced: 0 }
     }
 
     /// The session's row.
@@ -112,8 +112,8 @@ impl Session {
             self.erase();
         } else if self.journal.is_some() {
             self.note(expiry, None);
-        } else if self.shared.store.is_on() {
-            let id = self.shared.store.new_session();
+        } else if self.context.store.is_on() {
+            let id = self.context.store.new_session();
             let record = SessionRecord { expiry, username: self.username(), ended_at: None };
             let journal = Journal::new(self, id, record);
             // Before the groups file anything for it.

@@ -8,38 +8,12 @@ use super::wire::Wire;
 use crate::broker::auth::acl::Rights;
 use crate::broker::inflight::{Filed, Resend};
 use crate::broker::message::Message;
-use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, SubscriptionIds, Version, write_ack};
-use crate::broker::sessions::Stage;
-use crate::broker::share::Group;
-use crate::broker::store::RowId;
+use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, Version, write_ack};
+use crate::broker::share::Outgoing;
+use crate::broker::shutdown::Stage;
 use crate::log_limit::excerpt;
 use crate::qos::Qos;
 use crate::stats::DropReason;
-
-/// A message on its way to this client.
-#[derive(Clone, Debug)]
-pub struct Outgoing {
-    /// The message.
-    pub message: Message,
-    /// Lowered to the subscription's.
-    pub qos: Qos,
-    /// The RETAIN flag it is sent with.
-    pub retain: bool,
-    /// Subscription identifiers.
-    pub ids: SubscriptionIds,
-    /// The group of a shared subscription that it came by.
-    pub group: Option<Arc<Group>>,
-    /// Its place on disk, if the session is there.
-    pub row: Option<RowId>,
-    /// Whether the store has it under that row.
-    pub is_filed: bool,
-}
-
-impl Outgoing {
-    fn is_expired(&self, now: Instant) -> bool {
-        self.message.expires().is_some_and(|expires| expires <= now)
-    }
-}
 
 impl Session {
     /// Moves messages from the inbox and the queues into the output, as far as the window and the buffer allow.
@@ -77,7 +51,7 @@ impl Session {
 
     /// Takes what came from the bus: to `wire`, if that takes it now, or else into the queue.
     fn take_inbox(&mut self, mut wire: Option<&mut Wire>, now: Instant) {
-        let may_hold = self.shared.sessions.stage() < Stage::Draining;
+        let may_hold = self.context.shutdown.stage() < Stage::Draining;
         while let Some(received) = self.inbox.front() {
             let hold = received.hold();
             if let Some(mut outgoing) = self.select(&received.message) {
@@ -260,7 +234,7 @@ impl Session {
         if n == 0 {
             return;
         }
-        self.shared.stats.dropped.add(reason, n);
+        self.context.stats.dropped.add(reason, n);
         if let Some(messages) = self.drop_log.events(now, n) {
             let client_id = excerpt(&self.client_id);
             tracing::warn!(client_id, reason = reason.as_str(), messages, "messages for this client were dropped");

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::journal::Journal;
-use super::{Outgoing, Session};
-use crate::broker::Shared;
+use super::{Context, Session};
 use crate::broker::auth::Login;
 use crate::broker::inflight::Unfinished;
 use crate::broker::session_expiry::SessionExpiry;
-use crate::broker::share::{Group, ShareFilter, Wish};
+use crate::broker::share::{Group, Outgoing, ShareFilter, Wish};
 use crate::broker::store::{Phase, RowId, SessionRecord, StoredMessage, StoredSession, StoredSubscription};
 use crate::broker::subscriptions::Subscription;
 use crate::log_limit::excerpt;
@@ -30,13 +29,13 @@ pub fn has_expired(record: &SessionRecord, now: SystemTime) -> bool {
 impl Session {
     /// The session as it was when the gateway ended, which reads the bus when this returns, and when it ends unless its
     /// client comes.
-    pub fn restore(shared: Arc<Shared>, stored: StoredSession) -> (Session, Option<Instant>) {
+    pub fn restore(context: Arc<Context>, stored: StoredSession) -> (Session, Option<Instant>) {
         let StoredSession { session: id, client_id, mut record, subscriptions, queue, received } = stored;
         let (now, wall) = (Instant::now(), SystemTime::now());
         let expires = time_left(&record, wall).map(|left| now + left);
         let was_connected = record.ended_at.is_none();
         record.ended_at.get_or_insert(wall);
-        let mut session = Session::new(shared, client_id);
+        let mut session = Session::new(context, client_id);
         session.login = Login::of(record.username.clone());
         let journal = Journal::new(&session, id, record);
         if was_connected {

@@ -12,7 +12,7 @@ impl Session {
     pub(super) fn fall_silent(&mut self, will: Option<WillRequest>) {
         let speaks = self.speaks.take();
         if let Some(task) = will.and_then(|will| self.begin_to_publish(&will)) {
-            self.shared.tasks.spawn(async move {
+            self.context.shutdown.tasks.spawn(async move {
                 let _ = task.await;
                 drop(speaks);
             });
@@ -30,8 +30,8 @@ impl Session {
         let mut output = BytesMut::new();
         let error = PacketError { reason: Reason::SERVER_SHUTTING_DOWN, what: "the gateway stops" };
         Connack::write_refusal(&mut output, &connect.recipient(), error);
-        self.shared.stats.refused.increment();
-        self.shared.tasks.spawn(close(stream, output, self.shared.stop.clone()));
+        self.context.stats.refused.increment();
+        self.context.shutdown.tasks.spawn(close(stream, output, self.context.shutdown.stop.clone()));
     }
 
     /// The broker stops and the session stays, on disk: files all that has come for it.

@@ -34,7 +34,7 @@ pub struct Holdings {
 impl Session {
     /// Tells the broker's counters what was done since the last time, and what there is now.
     pub(super) fn account(&mut self, output: &[u8]) {
-        self.tally.tell(&self.shared.stats, output);
+        self.tally.tell(&self.context.stats, output);
         self.tally.hold(Holdings {
             subscriptions: self.subscriptions.len(),
             shared_subscriptions: self.shares.len(),

@@ -12,14 +12,12 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::mailbox::{Mailbox, Readiness};
-use super::{ShareFilter, Wish};
-use crate::broker::Shared;
+use super::{Groups, Outgoing, ShareFilter, Wish};
 use crate::broker::auth::acl::Rights;
 use crate::broker::bus::{Durability, Reader, Received};
 use crate::broker::message::Message;
 use crate::broker::pace::Pace;
-use crate::broker::session::Outgoing;
-use crate::broker::sessions::Stage;
+use crate::broker::shutdown::Stage;
 use crate::broker::stats::BrokerStats;
 use crate::broker::store::{Change, HoldKey, RowId, SessionId, Store, StoredMessage};
 use crate::log_limit::LogLimit;
@@ -151,9 +149,9 @@ impl Group {
 
     /// Gives what comes from the bus to the members. While all of them are full it waits, if they are quick ones and the
     /// broker does not stop.
-    pub(super) async fn distribute(self: &Arc<Self>, shared: &Shared, mut reader: Reader) {
-        let stats = &shared.stats;
-        let may_wait = || shared.sessions.stage() < Stage::Draining;
+    pub(super) async fn distribute(self: &Arc<Self>, groups: &Groups, mut reader: Reader) {
+        let stats = &*groups.stats;
+        let may_wait = || groups.shutdown.stage() < Stage::Draining;
         let mut batch = VecDeque::new();
         let (mut pace, mut given) = (Pace::default(), 0);
         while reader.recv(&mut batch).await.is_ok() {

@@ -5,18 +5,16 @@ use std::sync::Arc;
 
 use super::group::Member;
 use super::mailbox::Mailbox;
-use super::{Group, ShareFilter, TooManyGroups, Wish};
-use crate::broker::Shared;
+use super::{Group, Groups, Outgoing, ShareFilter, TooManyGroups, Wish};
 use crate::broker::auth::acl::Rights;
 use crate::broker::queue::QueueLimits;
-use crate::broker::session::Outgoing;
 use crate::broker::store::SessionId;
 use crate::stats::DropReason;
 
 /// The groups a session is a member of, and what they gave to it. Dropping it leaves them all.
 #[derive(Debug)]
 pub struct Memberships {
-    shared: Arc<Shared>,
+    all: Arc<Groups>,
     mailbox: Arc<Mailbox<Outgoing>>,
     groups: HashMap<ShareFilter, (Arc<Group>, Wish)>,
     rights: Option<Arc<Rights>>,
@@ -24,15 +22,15 @@ pub struct Memberships {
 
 impl Memberships {
     /// None.
-    pub fn new(shared: Arc<Shared>, limits: QueueLimits) -> Memberships {
-        let mailbox = Arc::new(Mailbox::new(limits, shared.stats.queued.part()));
-        Memberships { shared, mailbox, groups: HashMap::new(), rights: None }
+    pub fn new(all: Arc<Groups>, limits: QueueLimits) -> Memberships {
+        let mailbox = Arc::new(Mailbox::new(limits, all.stats.queued.part()));
+        Memberships { all, mailbox, groups: HashMap::new(), rights: None }
     }
 
     /// Joins a group, or changes what is wanted from it. What is published after this returns goes to its members.
     pub fn join(&mut self, share: ShareFilter, wish: Wish) -> Result<(), TooManyGroups> {
         let member = Member { mailbox: self.mailbox.clone(), wish, rights: self.rights.clone() };
-        let group = super::join(&self.shared, &share, member)?;
+        let group = self.all.join(&share, member)?;
         self.groups.insert(share, (group, wish));
         Ok(())
     }
@@ -40,7 +38,7 @@ impl Memberships {
     /// Leaves a group, whose other members get what waited here. Returns whether there was a membership.
     pub fn leave(&mut self, share: &ShareFilter) -> bool {
         let Some((group, _)) = self.groups.remove(share) else { return false };
-        self.shared.groups.leave(&group, &self.mailbox);
+        self.all.leave(&group, &self.mailbox);
         let of_group = |outgoing: &Outgoing| outgoing.group.as_ref().is_some_and(|other| Arc::ptr_eq(other, &group));
         self.hand_on(self.mailbox.extract(of_group, |outgoing| outgoing.message.size()));
         true
@@ -49,7 +47,7 @@ impl Memberships {
     /// Leaves every group. Others get what waited here and what is in `unfinished`.
     pub fn leave_all(&mut self, unfinished: Vec<Outgoing>) {
         for (_, (group, _)) in self.groups.drain() {
-            self.shared.groups.leave(&group, &self.mailbox);
+            self.all.leave(&group, &self.mailbox);
         }
         self.hand_on(unfinished);
         self.hand_on(self.mailbox.extract(|_| true, |_| 0));
@@ -121,7 +119,7 @@ impl Memberships {
         let (session, size) = (self.mailbox.session(), outgoing.message.size());
         outgoing.group = Some(group.clone());
         let dropped = self.mailbox.push(outgoing, size, |outgoing| group.dequeue(session, outgoing.row));
-        self.shared.stats.dropped.add(DropReason::QueueFull, dropped);
+        self.all.stats.dropped.add(DropReason::QueueFull, dropped);
     }
 
     /// The filters, as the client wrote them, and what is wanted.
@@ -148,7 +146,7 @@ impl Memberships {
         let session = self.mailbox.session();
         for Outgoing { message, group, row, .. } in messages {
             if let Some(group) = group {
-                group.hand_on(&self.shared.stats, message, session.zip(row));
+                group.hand_on(&self.all.stats, message, session.zip(row));
             }
         }
     }

@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::packet::Reason;
-use super::session::{Attach, Call, Session, Start};
-use super::{Shared, session};
+use super::{Attach, Call, Context, Session, Start};
+use crate::broker::packet::Reason;
+use crate::broker::shutdown::Stage;
 
 /// Connections that may wait for one session; a session takes them at once, so more is an attack.
 const WAITING: usize = 4;
@@ -19,38 +18,10 @@ const WAITING: usize = 4;
 pub const KEPT: usize = 16_384;
 
 /// Every session has an entry, and an entry ends with its session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sessions {
-    state: Mutex<State>,
-    /// A [`Stage`]; written under the lock of `state`.
-    stage: AtomicU8,
-}
-
-/// How far a stop of the broker has come. Each stage includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Stage {
-    /// No stop.
-    Running,
-    /// Nobody is let in, wills are published, and nothing more is taken from clients.
-    Silent,
-    /// Nothing more is published: what is on the bus is taken, whatever the pace of the clients.
-    Draining,
-    /// The store is being closed: what has not been acknowledged by now is not any more.
-    Closed,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    entries: HashMap<Arc<str>, Entry>,
-}
-
-impl State {
-    fn run(&mut self, shared: &Arc<Shared>, id: Arc<str>, session: Session, start: Start) {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        self.entries.insert(id, Entry { number: session.number(), call: sender });
-        shared.tasks.spawn(session::run(session, start, receiver));
-    }
+    context: Arc<Context>,
+    entries: Mutex<HashMap<Arc<str>, Entry>>,
 }
 
 #[derive(Debug)]
@@ -60,15 +31,20 @@ struct Entry {
 }
 
 impl Sessions {
+    /// None.
+    pub fn new(context: Arc<Context>) -> Sessions {
+        Sessions { context, entries: Mutex::default() }
+    }
+
     /// Hands a connection to the session of its client identifier, or to a new one. A connection that cannot be had
     /// comes back with the reason.
-    pub fn attach(&self, shared: &Arc<Shared>, mut attach: Box<Attach>) -> Result<(), (Reason, Box<Attach>)> {
-        let mut state = self.state.lock();
-        if self.stage() > Stage::Running {
+    pub fn attach(self: &Arc<Self>, mut attach: Box<Attach>) -> Result<(), (Reason, Box<Attach>)> {
+        let mut entries = self.entries.lock();
+        if self.context.shutdown.stage() > Stage::Running {
             return Err((Reason::SERVER_SHUTTING_DOWN, attach));
         }
         let id: Arc<str> = attach.terms.client_id.as_str().into();
-        if let Some(entry) = state.entries.get(&id) {
+        if let Some(entry) = entries.get(&id) {
             match entry.call.try_send(Call::Attach(attach)) {
                 Ok(()) => return Ok(()),
                 Err(mpsc::error::TrySendError::Full(Call::Attach(attach))) => {
@@ -80,29 +56,35 @@ impl Sessions {
                     return Ok(());
                 }
             }
-        } else if state.entries.len() >= KEPT + shared.settings.read().max_connections {
+        } else if entries.len() >= KEPT + self.context.settings.get().max_connections {
             return Err((Reason::QUOTA_EXCEEDED, attach));
         }
-        let session = Session::new(shared.clone(), id.clone());
-        state.run(shared, id, session, Start::Connected(attach));
+        let session = Session::new(self.context.clone(), id);
+        self.run(&mut entries, session, Start::Connected(attach));
         Ok(())
     }
 
     /// Goes on with a session that was on disk, whose client may come until `expires`.
-    pub fn resume(&self, shared: &Arc<Shared>, session: Session, expires: Option<Instant>) {
-        self.state.lock().run(shared, session.client_id().into(), session, Start::Restored(expires));
+    pub fn resume(self: &Arc<Self>, session: Session, expires: Option<Instant>) {
+        self.run(&mut self.entries.lock(), session, Start::Restored(expires));
+    }
+
+    fn run(self: &Arc<Self>, entries: &mut HashMap<Arc<str>, Entry>, session: Session, start: Start) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        entries.insert(session.client_id.clone(), Entry { number: session.number(), call: sender });
+        self.context.shutdown.tasks.spawn(super::run(session, start, receiver, self.clone()));
     }
 
     /// A session ends: its entry goes, unless a connection has come in the meantime.
     pub fn leave(&self, session: &Session, waiting: &mut mpsc::Receiver<Call>) -> Option<Box<Attach>> {
-        let mut state = self.state.lock();
+        let mut entries = self.entries.lock();
         while let Ok(call) = waiting.try_recv() {
             if let Call::Attach(attach) = call {
                 return Some(attach);
             }
         }
-        if state.entries.get(session.client_id()).is_some_and(|entry| entry.number == session.number()) {
-            state.entries.remove(session.client_id());
+        if entries.get(session.client_id()).is_some_and(|entry| entry.number == session.number()) {
+            entries.remove(session.client_id());
         }
         None
     }
@@ -110,33 +92,24 @@ impl Sessions {
     /// Makes every session look at what is in force now. One that has so many connections waiting that it cannot be told
     /// looks anyway when it takes the next of them.
     pub fn look(&self) {
-        for entry in self.state.lock().entries.values() {
+        for entry in self.entries.lock().values() {
             let _ = entry.call.try_send(Call::Look);
-        }
-    }
-
-    /// How far the stop has come.
-    pub fn stage(&self) -> Stage {
-        match self.stage.load(SeqCst) {
-            0 => Stage::Running,
-            1 => Stage::Silent,
-            2 => Stage::Draining,
-            _ => Stage::Closed,
         }
     }
 
     /// Begins the next stage of a stop, unless it has come further already, and makes every session look.
     pub fn enter(&self, stage: Stage) {
-        let state = self.state.lock();
-        let before = self.stage.fetch_max(stage as u8, SeqCst);
-        drop(state);
-        if before < stage as u8 {
+        // Under the lock: no connection is handed over meanwhile.
+        let entries = self.entries.lock();
+        let is_new = self.context.shutdown.enter(stage);
+        drop(entries);
+        if is_new {
             self.look();
         }
     }
 
     /// Tells every session to end, by closing its channel. No connection must come any more.
     pub fn stop(&self) {
-        self.state.lock().entries = HashMap::new();
+        *self.entries.lock() = HashMap::new();
     }
 }

@@ -9,12 +9,13 @@ use parking_lot::Mutex;
 use tokio::time::sleep_until;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::auth::Login;
-use super::bus::{Bus, BusError, Published};
-use super::message::Envelope;
-use super::session_expiry::SessionExpiry;
-use super::store::{Change, Store, StoredWill, WillId};
-use super::{Shared, will};
+use super::Context;
+use crate::broker::auth::Login;
+use crate::broker::bus::{Bus, BusError, Published};
+use crate::broker::message::Envelope;
+use crate::broker::session_expiry::SessionExpiry;
+use crate::broker::store::{Change, Store, StoredWill, WillId};
+use crate::broker::will;
 use crate::log_limit::excerpt;
 use crate::stats::DropReason;
 use crate::topic::TopicName;
@@ -150,33 +151,33 @@ fn time_left(record: &StoredWill, now: SystemTime) -> Duration {
 }
 
 /// Takes in the wills that were on disk, and begins to wait for their clients.
-pub fn restore(shared: &Arc<Shared>, found: Vec<(WillId, StoredWill)>) {
+pub fn restore(context: &Arc<Context>, found: Vec<(WillId, StoredWill)>) {
     if !found.is_empty() {
-        shared.wills.restore(found, Instant::now(), SystemTime::now());
-        shared.tasks.spawn(publish_what_is_left(shared.clone(), shared.speakers.token()));
+        context.wills.restore(found, Instant::now(), SystemTime::now());
+        context.shutdown.tasks.spawn(publish_what_is_left(context.clone(), context.shutdown.publishers.token()));
     }
 }
 
 /// At the stop all of them, as with clients that are there; it speaks until then.
-async fn publish_what_is_left(shared: Arc<Shared>, speaks: TaskTrackerToken) {
+async fn publish_what_is_left(context: Arc<Context>, speaks: TaskTrackerToken) {
     loop {
-        let (due, next) = shared.wills.due(Instant::now());
+        let (due, next) = context.wills.due(Instant::now());
         for kept in due {
-            publish_restored(&shared, kept).await;
+            publish_restored(&context, kept).await;
         }
         let Some(next) = next else { return };
         tokio::select! {
             () = sleep_until(next.into()) => {}
-            () = shared.stop.cancelled() => break,
+            () = context.shutdown.stop.cancelled() => break,
         }
     }
-    for kept in shared.wills.all() {
-        publish_restored(&shared, kept).await;
+    for kept in context.wills.all() {
+        publish_restored(&context, kept).await;
     }
     drop(speaks);
 }
 
-async fn publish_restored(shared: &Shared, kept: KeptWill) {
+async fn publish_restored(context: &Context, kept: KeptWill) {
     let Some(record) = kept.record() else { return };
     let (client_id, request) = (excerpt(&record.client_id), &record.request);
     // What a topic is may have changed since it was written.
@@ -184,15 +185,15 @@ async fn publish_restored(shared: &Shared, kept: KeptWill) {
         tracing::warn!(client_id, topic = excerpt(&request.topic), "will not published: its topic is none");
         return;
     }
-    let rights = shared.auth.rules().rights(&record.client_id, &Login::of(record.username.clone()));
+    let rights = context.auth.rules().rights(&record.client_id, &Login::of(record.username.clone()));
     if rights.is_some_and(|rights| !rights.may_write(&request.topic)) {
-        shared.stats.dropped.count(DropReason::Denied);
+        context.stats.dropped.count(DropReason::Denied);
         tracing::warn!(client_id, topic = excerpt(&request.topic), "will not published: acl_file does not allow it");
         return;
     }
     tracing::debug!(client_id, topic = excerpt(&request.topic), "will published: the client has not come back");
-    let envelope = will::envelope(request, shared.bus.session_number(), Instant::now());
-    if let Err(error) = publish(&shared.bus, envelope, Some(kept)).await {
+    let envelope = will::envelope(request, context.bus.session_number(), Instant::now());
+    if let Err(error) = publish(&context.bus, envelope, Some(kept)).await {
         tracing::warn!(client_id, %error, "cannot publish a will");
     }
 }
@@ -214,9 +215,9 @@ pub async fn publish(bus: &Bus, envelope: Envelope, kept: Option<KeptWill>) -> R
 mod tests {
     use bytes::Bytes;
 
-    use super::super::packet::WillRequest;
-    use super::super::store::StoreSettings;
     use super::*;
+    use crate::broker::packet::WillRequest;
+    use crate::broker::store::StoreSettings;
     use crate::qos::Qos;
 
     fn will(client_id: &str, delay: u32, expiry: SessionExpiry, silence: Option<u64>) -> StoredWill {
