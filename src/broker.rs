@@ -2,7 +2,6 @@
 //!
 //! A `listener` accepts, a `connection` reads CONNECT, a `session` does the rest and talks to the [`bus`].
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,23 +14,25 @@ use crate::config;
 use crate::net::limits::Limits;
 use auth::{Auth, FileError, Rules};
 use bus::{Bus, BusError, BusSettings};
+pub use error::{AccessErrors, StartError};
 use figures::{Figures, Sources};
 use listener::Listener;
 pub use listener::is_only_v6;
 use local::{LocalClient, LocalLimits};
-use session::{Sessions, Wills};
+use session::Sessions;
 use settings::Settings;
 use share::Groups;
 use shutdown::{Shutdown, Stage};
 pub use stats::BrokerStats;
 use store::{Restored, Store};
+use will::Wills;
 
 mod admission;
 pub mod auth;
 pub mod bus;
 mod connection;
+mod error;
 pub mod figures;
-mod inflight;
 mod levels;
 mod listener;
 mod listener_terms;
@@ -68,88 +69,6 @@ pub struct Broker {
     addresses: Mutex<Vec<SocketAddr>>,
     /// The listeners, in the order of the configuration. Locked through a reload.
     listeners: Arc<tokio::sync::Mutex<Vec<Listener>>>,
-}
-
-/// Why the broker did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A listener's address is taken.
-    #[error(
-        "cannot listen on {address}: {source}; hint: another gatepost or mosquitto may be there: \
-         `ss -ltnp` (of a unix socket, `ss -lxp`) shows who, `systemctl stop mosquitto` stops mosquitto"
-    )]
-    InUse {
-        /// As configured.
-        address: String,
-        /// EADDRINUSE.
-        source: io::Error,
-    },
-    /// A listener cannot be bound for another reason.
-    #[error("cannot listen on {address}: {source}{}", hint(address, source))]
-    Bind {
-        /// As configured.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The certificates or keys of a listener cannot be used.
-    #[error("cannot speak TLS on {address}: {source}")]
-    Tls {
-        /// As configured.
-        address: String,
-        /// Why.
-        source: config::TlsError,
-    },
-    /// `password_file` or `acl_file` cannot be used.
-    #[error(transparent)]
-    Access(#[from] FileError),
-    /// The router did not start.
-    #[error("cannot start the message router: {0}")]
-    Bus(#[from] BusError),
-}
-
-/// Everything that is wrong with `password_file` and `acl_file`.
-#[derive(Debug)]
-pub struct AccessErrors(pub Vec<FileError>);
-
-impl std::fmt::Display for AccessErrors {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let lines: Vec<String> = self.0.iter().map(|error| format!("error: {error}")).collect();
-        f.write_str(&lines.join("\n"))
-    }
-}
-
-impl std::error::Error for AccessErrors {}
-
-fn hint(address: &str, error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied if !address.starts_with("unix:") => {
-            "; hint: a port below 1024 takes AmbientCapabilities=CAP_NET_BIND_SERVICE and \
-             CapabilityBoundingSet=CAP_NET_BIND_SERVICE in the unit (`systemctl edit gatepost`)"
-        }
-        io::ErrorKind::AddrNotAvailable => "; hint: `ip address` shows which this machine has; 0.0.0.0 is all of them",
-        // What the resolver says has no number; all that sockets say has one.
-        _ if error.raw_os_error().is_none() && !address.starts_with("unix:") => {
-            "; hint: `getent hosts NAME` shows what this machine knows of a name: correct it or add it to /etc/hosts, or \
-             listen on an address, such as 0.0.0.0 for all that this machine has"
-        }
-        _ => "",
-    }
-}
-
-impl StartError {
-    /// Whether the configuration is to blame, and not the machine.
-    pub fn is_config(&self) -> bool {
-        matches!(self, StartError::Tls { .. } | StartError::Access(_))
-    }
-
-    fn bind(address: &str, source: io::Error) -> StartError {
-        let address = address.to_owned();
-        match source.kind() {
-            io::ErrorKind::AddrInUse => StartError::InUse { address, source },
-            _ => StartError::Bind { address, source },
-        }
-    }
 }
 
 /// What a broker is made of.
@@ -190,7 +109,7 @@ impl Broker {
             auth: auth.clone(),
             bus: bus.clone(),
             store: store.clone(),
-            wills: Arc::new(Wills::new(store.clone())),
+            wills: Arc::new(Wills::new(auth.clone(), bus.clone(), store.clone(), stats.clone(), shutdown.clone())),
             groups: groups.clone(),
             stats: stats.clone(),
             shutdown: shutdown.clone(),
@@ -339,18 +258,3 @@ fn auth_files(settings: &config::Broker) -> auth::Files {
 
 /// See [`BusSettings::direct_readers`]: some microseconds of work.
 const DIRECT_READERS: usize = 64;
-
-#[cfg(test)]
-mod tests {
-    use std::net::ToSocketAddrs;
-
-    use super::*;
-
-    #[test]
-    fn a_name_that_nobody_knows_has_a_hint() {
-        // A label has 63 letters at most (RFC 1035, section 2.3.4): no name server is asked.
-        let address = format!("{}:1883", "a".repeat(64));
-        let error = StartError::bind(&address, address.to_socket_addrs().unwrap_err()).to_string();
-        assert!(error.contains("; hint: `getent hosts NAME`"), "{error}");
-    }
-}

@@ -24,6 +24,20 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rusqlite", &["broker/store/"]),
 ];
 
+/// The parts of the broker: a file beside `broker.rs`, or a folder with the file of its name. Lowest first, as above.
+const BROKER: &[&[&str]] = &[
+    &["message", "session_expiry", "levels", "queue", "pace", "stats", "settings", "shutdown", "listener_terms"],
+    &["packet"],
+    &["subscriptions", "admission", "auth"],
+    &["store", "retained"],
+    &["bus"],
+    &["local", "share", "will", "figures", "error"],
+    &["session", "sys"],
+    &["connection", "restore"],
+    &["listener"],
+    &["reload"],
+];
+
 struct Source {
     /// Below src, with `/`.
     path: String,
@@ -150,6 +164,10 @@ fn modules_do_not_use_each_other_in_a_circle() {
         let used = uses(&source).into_iter().map(|used| top(&used)).filter(|used| *used != own);
         edges.entry(own.clone()).or_default().extend(used);
     }
+    no_circle(&edges);
+}
+
+fn no_circle(edges: &BTreeMap<String, BTreeSet<String>>) {
     for start in edges.keys() {
         let mut reached = BTreeSet::new();
         let mut todo: Vec<&String> = edges[start].iter().collect();
@@ -160,6 +178,34 @@ fn modules_do_not_use_each_other_in_a_circle() {
             }
         }
     }
+}
+
+/// `broker/session/wire.rs` belongs to `session`, and so does `broker/session.rs`; `broker.rs` to none.
+fn part(module: &str) -> Option<&str> {
+    module.strip_prefix("broker::")?.split("::").next()
+}
+
+#[test]
+fn parts_of_the_broker_use_only_lower_ones_and_no_circle() {
+    let layer = |name: &str| BROKER.iter().position(|layer| layer.contains(&name));
+    let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources() {
+        let module = module(&source.path);
+        let Some(own) = part(&module) else { continue };
+        let own_layer = layer(own).unwrap_or_else(|| panic!("{} stands in no layer of the broker", source.path));
+        for used in uses(&source) {
+            let Some(other) = part(&used).filter(|other| *other != own && layer(other).is_some()) else { continue };
+            let other_layer = layer(other);
+            assert!(
+                other_layer <= Some(own_layer),
+                "{} ({own_layer}) uses broker::{other} ({other_layer:?})",
+                source.path
+            );
+            edges.entry(own.to_owned()).or_default().insert(other.to_owned());
+        }
+    }
+    assert_eq!(edges.get("session").map(|used| used.contains("bus")), Some(true), "the files were found");
+    no_circle(&edges);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::StartError;
 use super::connection::{self, Accepted};
+use super::error::StartError;
 use super::listener_terms::ListenerTerms;
 use crate::config;
 use crate::log_limit::LogLimit;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
+use super::Broker;
 use super::auth::Rules;
+use super::error::StartError;
 use super::listener::{Listener, is_only_v6, tls_of};
-use super::{Broker, StartError};
 use crate::config;
 use crate::net::stream::Peer;
 use crate::net::tls::server::Tls;

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::session::{Context, Session, Sessions, has_expired, restore_wills};
+use super::session::{Context, Session, Sessions, has_expired};
 use super::store::{Change, Restored, Store, StoreSettings, StoredSession};
+use super::will;
 use crate::log_limit::excerpt;
 
 /// Opens the store at `path`; without one nothing is kept.
@@ -40,7 +41,7 @@ pub fn all(context: &Arc<Context>, sessions: &Arc<Sessions>, restored: Restored)
     // They end as if they had ended while the gateway ran: others of their groups, who are there now, get what they can.
     expired.into_iter().for_each(|stored| resume(context, sessions, stored));
     tracing::info!(sessions = kept, messages, retained = found - refused, wills = left, "state restored from disk");
-    restore_wills(context, wills);
+    will::restore(&context.wills, wills);
     context.shutdown.tasks.spawn(save_anew(context.clone()));
 }
 

@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, consume_budget};
+use tokio::task::consume_budget;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::admission::Terms;
 use super::auth::acl::Rights;
 use super::auth::{Auth, Login, Presence};
-use super::bus::{Bus, BusError, Reader, Received, TryPublishError};
-use super::inflight::Inflight;
+use super::bus::{Bus, BusError, Reader, Received};
 use super::listener_terms::ListenerTerms;
 use super::pace::Pace;
 use super::packet::{Connect, PacketError, Reason, WillRequest};
@@ -29,23 +28,24 @@ use super::shutdown::{Shutdown, Stage};
 use super::stats::{BrokerStats, Counted};
 use super::store::Store;
 use super::subscriptions::Subscriptions;
-use super::will;
+use super::will::{KeptWill, Wills};
 use crate::config;
-use crate::log_limit::{LogLimit, excerpt};
+use crate::log_limit::LogLimit;
 use crate::net::limits::Permits;
 use crate::net::stream::{Peer, Stream};
 use crate::qos::Qos;
 use crate::stats::DropReason;
+use inflight::Inflight;
 use journal::Journal;
 use replies::Replies;
 use tally::Tally;
 use timer::Timer;
-use wills::KeptWill;
 
 mod access;
 mod answers;
 mod connected;
 mod incoming;
+mod inflight;
 mod journal;
 mod liveness;
 mod outgoing;
@@ -54,14 +54,12 @@ mod replies;
 mod restore;
 mod stop;
 mod tally;
-mod testament;
 mod timer;
-mod wills;
+mod will;
 mod wire;
 
 pub use registry::Sessions;
 pub use restore::has_expired;
-pub use wills::{Wills, restore as restore_wills};
 pub use wire::close;
 
 /// How long a client may take, when the gateway stops, to read what was published before.
@@ -394,58 +392,6 @@ impl Session {
                 number = resync(store, self.journal.as_ref()), if self.journal.is_some() => self.save_anew(number),
                 () = timer.wait(deadline) => {}
             }
-        }
-    }
-
-    /// Publishes `will`; when this returns it is on the bus, and so before anything that a new connection says.
-    async fn publish_will(&mut self, will: Option<WillRequest>) {
-        let Some(mut task) = will.and_then(|will| self.begin_to_publish(&will)) else { return };
-        loop {
-            tokio::select! {
-                _ = &mut task => return,
-                // Its lane may be full for want of this very reader.
-                received = self.reader.recv(&mut self.inbox) => match received {
-                    Ok(()) => self.pump_offline(Instant::now()),
-                    Err(_) => return,
-                }
-            }
-        }
-    }
-
-    /// Publishes `will`, at once if the bus has room for it, or else in the task that is returned.
-    fn begin_to_publish(&mut self, will: &WillRequest) -> Option<JoinHandle<()>> {
-        let client_id = self.client_id.clone();
-        let kept = self.kept_will.take();
-        if !self.may_write(&will.topic) {
-            self.context.stats.dropped.count(DropReason::Denied);
-            let client_id = excerpt(&client_id);
-            tracing::warn!(client_id, topic = excerpt(&will.topic), "will not published: acl_file does not allow it");
-            return None;
-        }
-        tracing::debug!(client_id = excerpt(&client_id), topic = will.topic, "will published");
-        let bus = self.context.bus.clone();
-        let failed = move |error: &BusError| {
-            tracing::warn!(client_id = excerpt(&client_id), %error, "cannot publish a will");
-        };
-        match self.context.bus.try_publish(will::envelope(will, self.number, Instant::now())) {
-            Ok(published) => {
-                if let Some(kept) = kept {
-                    self.context.shutdown.tasks.spawn(async move { kept.forget(published).await });
-                }
-                None
-            }
-            Err(TryPublishError::Bus(error)) => {
-                failed(&error);
-                if let Some(kept) = kept {
-                    kept.leave();
-                }
-                None
-            }
-            Err(TryPublishError::Busy(envelope, _)) => Some(self.context.shutdown.tasks.spawn(async move {
-                if let Err(error) = wills::publish(&bus, envelope, kept).await {
-                    failed(&error);
-                }
-            })),
         }
     }
 }

@@ -3,10 +3,10 @@
 use bytes::BytesMut;
 
 use super::Session;
+use super::inflight::Acked;
 use super::replies::{Reply, Taken};
 use super::wire::Wire;
 use crate::broker::bus::{Persisting, Published};
-use crate::broker::inflight::Acked;
 use crate::broker::packet::{Ack, AckKind, PacketError, Reason, Recipient, Version, write_ack};
 use crate::broker::retained::Retention;
 use crate::broker::shutdown::Stage;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Session;
-use crate::broker::inflight::Filed;
+use super::inflight::Filed;
 use crate::broker::session_expiry::SessionExpiry;
 use crate::broker::share::{Outgoing, Wish};
 use crate::broker::store::{

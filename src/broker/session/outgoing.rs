@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
+use super::inflight::{Filed, Resend};
 use super::wire::Wire;
 use crate::broker::auth::acl::Rights;
-use crate::broker::inflight::{Filed, Resend};
 use crate::broker::message::Message;
 use crate::broker::packet::{Ack, AckKind, OutgoingPublish, Reason, Version, write_ack};
 use crate::broker::share::Outgoing;

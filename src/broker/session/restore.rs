@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::inflight::Unfinished;
 use super::journal::Journal;
 use super::{Context, Session};
 use crate::broker::auth::Login;
-use crate::broker::inflight::Unfinished;
 use crate::broker::session_expiry::SessionExpiry;
 use crate::broker::share::{Group, Outgoing, ShareFilter, Wish};
 use crate::broker::store::{Phase, RowId, SessionRecord, StoredMessage, StoredSession, StoredSubscription};

@@ -437,7 +437,7 @@ mod tests {
         fn what_is_decoded_is_what_was_encoded(
             outgoing in outgoing(), number in 1..u64::MAX, id in 0..1u64 << 47, packet_id: u16,
             record in record(), client_id in "\\PC{0,30}", sub in stored_subscription(),
-            testament in stored_will(),
+            stored in stored_will(),
         ) {
             let (session_id, row) = (SessionId(id), row(number));
             let bytes = queued(row, session_id, &outgoing, clock(0));
@@ -454,7 +454,7 @@ mod tests {
             let (key, sum) = received(session_id, packet_id);
             prop_assert_eq!(decode_received(key, sum), Ok((session_id, packet_id)));
             let will_id = WillId(id);
-            prop_assert_eq!(decode_will(will_id, &will(will_id, &testament)).unwrap(), testament);
+            prop_assert_eq!(decode_will(will_id, &will(will_id, &stored)).unwrap(), stored);
             let bytes = session(session_id, &client_id, &record);
             prop_assert_eq!(decode_session(session_id, &bytes), Ok((Arc::from(client_id), record)));
             let bytes = subscription(session_id, &sub);

@@ -9,13 +9,14 @@ use parking_lot::Mutex;
 use tokio::time::sleep_until;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Context;
-use crate::broker::auth::Login;
+use super::{delay, envelope};
+use crate::broker::auth::{Auth, Login};
 use crate::broker::bus::{Bus, BusError, Published};
 use crate::broker::message::Envelope;
 use crate::broker::session_expiry::SessionExpiry;
+use crate::broker::shutdown::Shutdown;
+use crate::broker::stats::BrokerStats;
 use crate::broker::store::{Change, Store, StoredWill, WillId};
-use crate::broker::will;
 use crate::log_limit::excerpt;
 use crate::stats::DropReason;
 use crate::topic::TopicName;
@@ -27,7 +28,11 @@ const GRACE: Duration = Duration::from_secs(60);
 /// All wills on disk. One for each connection that has a will, and for each session that waits for its will delay.
 #[derive(Debug)]
 pub struct Wills {
+    auth: Arc<Auth>,
+    bus: Bus,
     store: Store,
+    stats: Arc<BrokerStats>,
+    shutdown: Arc<Shutdown>,
     /// As last noted.
     kept: Mutex<HashMap<WillId, Arc<StoredWill>>>,
     /// Of clients that have not come back since the start, and when each is due.
@@ -43,8 +48,8 @@ pub struct KeptWill {
 
 impl Wills {
     /// None.
-    pub fn new(store: Store) -> Wills {
-        Wills { store, kept: Mutex::default(), waiting: Mutex::default() }
+    pub fn new(auth: Arc<Auth>, bus: Bus, store: Store, stats: Arc<BrokerStats>, shutdown: Arc<Shutdown>) -> Wills {
+        Wills { auth, bus, store, stats, shutdown, kept: Mutex::default(), waiting: Mutex::default() }
     }
 
     /// Notes a will, if there is a disk. Nobody waits for that.
@@ -141,43 +146,39 @@ impl Drop for KeptWill {
 /// How long after a start a will waits for its client: what is left of its delay, but no longer than its session, and in
 /// any case the time that the client has to come back.
 fn time_left(record: &StoredWill, now: SystemTime) -> Duration {
-    let delay = Duration::from_secs(record.request.delay.into());
-    let delay = match record.expiry {
-        SessionExpiry::After(interval) => delay.min(interval),
-        SessionExpiry::Never => delay,
-    };
+    let delay = delay(&record.request, record.expiry);
     let passed = record.ended_at.and_then(|ended| now.duration_since(ended).ok()).unwrap_or_default();
     delay.saturating_sub(passed).max(record.silence.map_or(GRACE, |silence| silence.min(GRACE)))
 }
 
 /// Takes in the wills that were on disk, and begins to wait for their clients.
-pub fn restore(context: &Arc<Context>, found: Vec<(WillId, StoredWill)>) {
+pub fn restore(wills: &Arc<Wills>, found: Vec<(WillId, StoredWill)>) {
     if !found.is_empty() {
-        context.wills.restore(found, Instant::now(), SystemTime::now());
-        context.shutdown.tasks.spawn(publish_what_is_left(context.clone(), context.shutdown.publishers.token()));
+        wills.restore(found, Instant::now(), SystemTime::now());
+        wills.shutdown.tasks.spawn(publish_what_is_left(wills.clone(), wills.shutdown.publishers.token()));
     }
 }
 
 /// At the stop all of them, as with clients that are there; it speaks until then.
-async fn publish_what_is_left(context: Arc<Context>, speaks: TaskTrackerToken) {
+async fn publish_what_is_left(wills: Arc<Wills>, speaks: TaskTrackerToken) {
     loop {
-        let (due, next) = context.wills.due(Instant::now());
+        let (due, next) = wills.due(Instant::now());
         for kept in due {
-            publish_restored(&context, kept).await;
+            publish_restored(&wills, kept).await;
         }
         let Some(next) = next else { return };
         tokio::select! {
             () = sleep_until(next.into()) => {}
-            () = context.shutdown.stop.cancelled() => break,
+            () = wills.shutdown.stop.cancelled() => break,
         }
     }
-    for kept in context.wills.all() {
-        publish_restored(&context, kept).await;
+    for kept in wills.all() {
+        publish_restored(&wills, kept).await;
     }
     drop(speaks);
 }
 
-async fn publish_restored(context: &Context, kept: KeptWill) {
+async fn publish_restored(wills: &Wills, kept: KeptWill) {
     let Some(record) = kept.record() else { return };
     let (client_id, request) = (excerpt(&record.client_id), &record.request);
     // What a topic is may have changed since it was written.
@@ -185,15 +186,15 @@ async fn publish_restored(context: &Context, kept: KeptWill) {
         tracing::warn!(client_id, topic = excerpt(&request.topic), "will not published: its topic is none");
         return;
     }
-    let rights = context.auth.rules().rights(&record.client_id, &Login::of(record.username.clone()));
+    let rights = wills.auth.rules().rights(&record.client_id, &Login::of(record.username.clone()));
     if rights.is_some_and(|rights| !rights.may_write(&request.topic)) {
-        context.stats.dropped.count(DropReason::Denied);
+        wills.stats.dropped.count(DropReason::Denied);
         tracing::warn!(client_id, topic = excerpt(&request.topic), "will not published: acl_file does not allow it");
         return;
     }
     tracing::debug!(client_id, topic = excerpt(&request.topic), "will published: the client has not come back");
-    let envelope = will::envelope(request, context.bus.session_number(), Instant::now());
-    if let Err(error) = publish(&context.bus, envelope, Some(kept)).await {
+    let envelope = envelope(request, wills.bus.session_number(), Instant::now());
+    if let Err(error) = publish(&wills.bus, envelope, Some(kept)).await {
         tracing::warn!(client_id, %error, "cannot publish a will");
     }
 }
@@ -213,25 +214,22 @@ pub async fn publish(bus: &Bus, envelope: Envelope, kept: Option<KeptWill>) -> R
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
-    use crate::broker::packet::WillRequest;
+    use crate::broker::auth::Rules;
+    use crate::broker::bus::BusSettings;
     use crate::broker::store::StoreSettings;
-    use crate::qos::Qos;
+    use crate::broker::will::tests::request;
 
     fn will(client_id: &str, delay: u32, expiry: SessionExpiry, silence: Option<u64>) -> StoredWill {
-        let request = WillRequest {
-            topic: "t".into(),
-            payload: Bytes::new(),
-            qos: Qos::AtMostOnce,
-            retain: false,
-            properties: Bytes::new(),
-            expiry: None,
-            delay,
-        };
         let silence = silence.map(Duration::from_secs);
-        StoredWill { client_id: client_id.into(), username: None, request, expiry, silence, ended_at: None }
+        StoredWill {
+            client_id: client_id.into(),
+            username: None,
+            request: request(delay),
+            expiry,
+            silence,
+            ended_at: None,
+        }
     }
 
     #[test]
@@ -254,13 +252,19 @@ mod tests {
         assert_eq!(left(&ended(5000)), 300, "the clock is not set yet");
     }
 
+    fn wills(store: Store) -> Wills {
+        let bus = Bus::start(BusSettings { max_retained: 1, direct_readers: 1 }).unwrap();
+        let auth = Arc::new(Auth::new(Rules::default()));
+        Wills::new(auth, bus, store, Arc::default(), Arc::new(Shutdown::new()))
+    }
+
     #[tokio::test]
     async fn of_a_client_the_last_will_counts_and_goes_when_it_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("broker.db");
         let (store, _) = Store::open(&path, StoreSettings::default());
         let kept = |delay| will("c", delay, SessionExpiry::Never, None);
-        let before = Arc::new(Wills::new(store.clone()));
+        let before = Arc::new(wills(store.clone()));
         let (one, two) = (before.keep(kept(1)), before.keep(kept(2)));
         let other = before.keep(will("other", 0, SessionExpiry::Never, None));
         other.as_ref().unwrap().ended(SessionExpiry::Never);
@@ -270,7 +274,7 @@ mod tests {
         let (store, restored) = Store::open(&path, StoreSettings::default());
         assert_eq!(restored.wills.len(), 3);
         assert!(restored.wills[2].1.ended_at.is_some());
-        let (wills, now) = (Arc::new(Wills::new(store.clone())), Instant::now());
+        let (wills, now) = (Arc::new(wills(store.clone())), Instant::now());
         wills.restore(restored.wills, now, SystemTime::now());
         let (due, next) = wills.due(now + GRACE - Duration::from_millis(1));
         assert!(due.is_empty() && next == Some(now + GRACE));

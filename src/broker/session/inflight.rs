@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::packet::AckKind;
-use super::store::{HoldKey, RowId, Ticket};
+use crate::broker::packet::AckKind;
+use crate::broker::store::{HoldKey, RowId, Ticket};
 use crate::qos::Qos;
 
 /// Packet identifiers run from 1 to this.
