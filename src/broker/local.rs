@@ -139,23 +139,16 @@ impl LocalClient {
         &self,
         filters: Vec<(TopicFilter, O)>,
     ) -> Result<Subscriber, BusError> {
-        let mut reader = self.bus.reader();
-        filters.iter().for_each(|(filter, _)| reader.subscribe(filter));
-        let snapshot = self.bus.retained_of(filters.iter().map(|(filter, _)| filter));
-        let mut subscriptions = Subscriptions::new();
-        let insert = |subscriptions: &mut Subscriptions, retained_floor| {
-            for (filter, options) in &filters {
-                let subscription = Subscription { options: (*options).into(), id: None, retained_floor };
-                subscriptions.insert(filter.clone(), subscription);
-            }
+        let mut subscriber = Subscriber {
+            bus: self.bus.clone(),
+            reader: self.bus.reader(),
+            subscriptions: Subscriptions::new(),
+            session: self.session,
+            retained: VecDeque::new(),
+            batch: VecDeque::new(),
         };
-        insert(&mut subscriptions, 0);
-        let qos = |message: &Message| subscriptions.matches(message, self.session).map(|found| found.qos);
-        let retained =
-            snapshot.messages.into_iter().filter_map(|message| qos(&message).map(|qos| (message, qos))).collect();
-        insert(&mut subscriptions, snapshot.version);
-        let (bus, session) = (self.bus.clone(), self.session);
-        Ok(Subscriber { bus, reader, subscriptions, session, retained, batch: VecDeque::new() })
+        subscriber.replace(filters.clone(), filters);
+        Ok(subscriber)
     }
 
     fn envelope(&self, publish: &Publish) -> Result<Envelope, PublishError> {
@@ -212,8 +205,11 @@ impl Subscriber {
         for message in snapshot.messages {
             let is_to_come =
                 self.subscriptions.matches(&message, self.session).is_some() && self.reader.awaits(&message);
+            let is_own = message.origin() == self.session;
             let matching = shown.iter().filter(|(filter, _)| filter.matches(message.topic()));
-            let qos = matching.map(|(_, options)| (*options).into().qos).max();
+            let options =
+                matching.map(|(_, options)| (*options).into()).filter(|options| !(options.no_local && is_own));
+            let qos = options.map(|options| options.qos).max();
             self.retained.extend(qos.filter(|_| !is_to_come).map(|qos| (message, qos)));
         }
     }
