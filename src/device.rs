@@ -25,15 +25,15 @@ mod hold;
 mod links;
 mod outage_log;
 mod outbox;
+pub mod outcome;
 mod peers;
 mod pending;
 pub mod queue;
-pub mod receipt;
 mod report;
 pub mod rules;
 mod session;
 mod status;
-mod succession;
+mod successor;
 mod uplink;
 pub mod watch;
 
@@ -43,9 +43,9 @@ use drop_log::DropLog;
 use hold::Hold;
 use links::Links;
 use outage_log::{News, OutageLog};
+use outcome::Outcomes;
 use pending::{Pending, forced_end};
 use queue::Losses;
-use receipt::Fates;
 use rules::{Command, CommandRules, PublishRules, Target};
 use session::{End, Link};
 use status::{DeviceState, StatusTopics};
@@ -70,7 +70,7 @@ pub struct Stop {
 
 /// What a device works with.
 #[derive(Clone, Debug)]
-pub struct Surroundings {
+pub struct DeviceContext {
     /// The way to the bus.
     pub client: LocalClient,
     /// How it is told to stop.
@@ -97,8 +97,8 @@ pub struct Device {
     stop: Stop,
     news: Arc<Notify>,
     /// Who comes in its place.
-    heir: OnceLock<Arc<Device>>,
-    /// Its queue was left, to the heir or to nobody.
+    successor: OnceLock<Arc<Device>>,
+    /// Its queue was left, to the successor or to nobody.
     has_left: AtomicBool,
 }
 
@@ -109,9 +109,9 @@ impl Device {
     pub fn new(
         config: config::Device,
         gateway: &config::Gateway,
-        surroundings: Surroundings,
+        context: DeviceContext,
     ) -> Result<Device, TopicError> {
-        let Surroundings { client, stop, news } = surroundings;
+        let DeviceContext { client, stop, news } = context;
         Ok(Device {
             topics: StatusTopics::new(&gateway.topic, &config.name)?,
             client,
@@ -126,7 +126,7 @@ impl Device {
             watch: Arc::default(),
             stop,
             news,
-            heir: OnceLock::new(),
+            successor: OnceLock::new(),
             has_left: AtomicBool::new(false),
             config,
         })
@@ -177,18 +177,18 @@ impl Device {
     }
 
     /// Queues `frame` for the link, or for one of the links of a `tcp_server` (by its
-    /// [`peer_name`](rules::peer_name)), else for all; the [`Fates`] tell what became of it there.
-    pub fn send(&self, frame: Bytes, peer: Option<String>) -> Fates {
-        if let Some(heir) = self.heir() {
-            return heir.send(frame, peer);
+    /// [`peer_name`](rules::peer_name)), else for all; the [`Outcomes`] tell what became of it there.
+    pub fn send(&self, frame: Bytes, peer: Option<String>) -> Outcomes {
+        if let Some(successor) = self.successor() {
+            return successor.send(frame, peer);
         }
-        let (receipt, fates) = receipt::receipt();
+        let (on_outcome, outcomes) = outcome::channel();
         let target = peer.map_or(Target::All, Target::Peer);
         self.state.stats.commands.increment();
-        self.links.push(Command { frame, target, max_age: None }, Some(receipt), self);
+        self.links.push(Command { frame, target, max_age: None }, Some(on_outcome), self);
         self.leave_late();
         self.say_queue_drops();
-        fates
+        outcomes
     }
 
     /// Closes the device and leaves it alone until [`Device::acquire`], or until `span` is over. Commands that are
@@ -249,7 +249,7 @@ impl Device {
     }
 
     /// For the time before it runs, at first or again after a panic: takes commands as when the link is down. Never ends.
-    pub async fn stand_in(self: Arc<Device>, inbox: Arc<Inbox>) {
+    pub async fn receive_until_started(self: Arc<Device>, inbox: Arc<Inbox>) {
         self.downlink.run(&self, &inbox).await;
     }
 
@@ -376,7 +376,7 @@ impl Device {
         }
     }
 
-    /// The last words of a device that stops: held-back messages go out, queued commands are left to the heir or counted,
+    /// The last words of a device that stops: held-back messages go out, queued commands are left to the successor or counted,
     /// `offline`.
     async fn finish(&self, inbox: &Inbox) {
         // First: whoever publishes waits for those who are subscribed, and this device is.

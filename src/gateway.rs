@@ -17,7 +17,7 @@ use crate::broker::local::{LocalClient, Publish};
 use crate::broker::reload::Prepared;
 use crate::broker::{self, AccessErrors, Broker};
 use crate::config::{self, Config, Loaded};
-use crate::device::{Device, Stop, Surroundings};
+use crate::device::{Device, DeviceContext, Stop};
 use crate::qos::Qos;
 use crate::topic::{TopicError, TopicName};
 use fleet::Fleet;
@@ -27,9 +27,9 @@ use reload::{Diff, EARLIER_TIME};
 mod fleet;
 mod notify;
 pub mod panics;
-mod pulse;
 pub mod reload;
 pub mod signals;
+mod watchdog;
 
 pub use reload::{ReloadError, Summary};
 
@@ -228,10 +228,10 @@ impl Gateway {
         let fresh = diff.devices.to_start().map(|name| {
             let stop = Stop::default();
             let (client, news) = (self.broker.client(), self.news.clone());
-            let surroundings = Surroundings { client, stop: stop.clone(), news };
-            let mut device = Device::new(config.devices[name].clone(), &config.gateway, surroundings)?;
+            let context = DeviceContext { client, stop: stop.clone(), news };
+            let mut device = Device::new(config.devices[name].clone(), &config.gateway, context)?;
             if let Some(old) = self.device(name) {
-                device.succeed(&old);
+                device.take_over(&old);
             }
             Ok((Arc::new(device), stop))
         });
@@ -274,16 +274,16 @@ impl Gateway {
 
     fn start_helpers(&self) {
         let store = self.broker.store().clone();
-        self.help(pulse::watch_disk(store.clone(), self.news.clone()));
+        self.help(watchdog::watch_disk(store.clone(), self.news.clone()));
         if !self.notifier.is_on() {
             return;
         }
-        pulse::watch_clients(&self.broker, self.news.clone());
+        watchdog::watch_clients(&self.broker, self.news.clone());
         let connected = self.broker.stats().connected.clone();
-        let sights = pulse::Sights { devices: self.devices.clone(), clients: move || connected.get(), store };
-        self.help(pulse::tell_status(self.notifier.clone(), sights, self.news.clone()));
+        let inputs = watchdog::StatusInputs { devices: self.devices.clone(), clients: move || connected.get(), store };
+        self.help(watchdog::tell_status(self.notifier.clone(), inputs, self.news.clone()));
         if let Some(period) = self.notifier.watchdog() {
-            self.help(pulse::feed_watchdog(self.notifier.clone(), self.broker.bus().clone(), period));
+            self.help(watchdog::feed_watchdog(self.notifier.clone(), self.broker.bus().clone(), period));
         }
     }
 

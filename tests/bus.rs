@@ -431,7 +431,7 @@ each_way! {
         say("a/b", "4", true).await.unwrap();
         say("gone", "nobody", false).await.unwrap();
         say("new", "5", true).await.unwrap();
-        subscriber.succeed(vec![(filter("a/+"), qos), (filter("new"), qos)]);
+        subscriber.take_over(vec![(filter("a/+"), qos), (filter("new"), qos)]);
         say("new", "6", false).await.unwrap();
         let mut came = Vec::new();
         for _ in 0..5 {

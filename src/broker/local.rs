@@ -179,7 +179,7 @@ impl Subscriber {
 
     /// As [`Subscriber::change`], for somebody else who goes on in its place: the retained messages of all filters come
     /// first, as at any start. One that a filter which stays is still to get live comes so, and only so.
-    pub fn succeed<O: Into<SubscriptionOptions> + Copy>(&mut self, filters: Vec<(TopicFilter, O)>) {
+    pub fn take_over<O: Into<SubscriptionOptions> + Copy>(&mut self, filters: Vec<(TopicFilter, O)>) {
         self.replace(filters.clone(), filters);
     }
 

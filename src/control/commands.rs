@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::protocol::{Answer, Code, Data, Refusal, Request, time};
 use crate::config::{SerialPort, Transport, nearest};
 use crate::device::Device;
-use crate::device::receipt::Fate;
+use crate::device::outcome::Outcome;
 use crate::gateway::{Gateway, ReloadError};
 use crate::stats::DropReason;
 
@@ -101,12 +101,12 @@ async fn send(gateway: &Gateway, name: &str, peer: Option<String>, frame: &Data)
         return Err(refusal(Code::BadRequest, format!("{name} is no tcp_server and has no peers")));
     }
     let named_peer = peer.is_some();
-    let mut fates = device.send(frame, peer);
+    let mut outcomes = device.send(frame, peer);
     let (mut written, mut dropped) = (0u64, BTreeMap::new());
-    while let Some(fate) = fates.next().await {
-        match fate {
-            Fate::Written => written += 1,
-            Fate::Dropped(reason) => *dropped.entry(reason).or_insert(0u64) += 1,
+    while let Some(outcome) = outcomes.next().await {
+        match outcome {
+            Outcome::Written => written += 1,
+            Outcome::Dropped(reason) => *dropped.entry(reason).or_insert(0u64) += 1,
         }
     }
     match dropped.keys().next() {

@@ -18,7 +18,7 @@ pub struct Downlink {
     in_force: watch::Sender<Option<Arc<CommandRules>>>,
 }
 
-/// A device's subscriptions. They outlive its panics, and the device itself if it leaves an heir, so that no command is
+/// A device's subscriptions. They outlive its panics, and the device itself if it leaves a successor, so that no command is
 /// missed; but never those who read them: publishers would wait for ever.
 #[derive(Debug, Default)]
 pub struct Inbox(Mutex<Option<Subscriber>>);
@@ -47,9 +47,9 @@ impl Downlink {
         std::future::pending().await
     }
 
-    /// The device has stopped: counts what has come since, and unsubscribes. Of an heir's subscriptions it keeps its hands off.
+    /// The device has stopped: counts what has come since, and unsubscribes. Of a successor's subscriptions it keeps its hands off.
     pub async fn finish(&self, device: &Device, inbox: &Inbox) {
-        if device.heir().is_some() {
+        if device.successor().is_some() {
             return;
         }
         let Some(mut subscriber) = inbox.0.lock().await.take() else { return };
@@ -61,7 +61,7 @@ impl Downlink {
         let mut changes = self.wanted.subscribe();
         let mut rules = changes.borrow_and_update().clone();
         let mut subscriber = inbox.0.lock().await;
-        if device.heir().is_some() {
+        if device.successor().is_some() {
             return Ok(());
         }
         let subscriber = match &mut *subscriber {
@@ -69,7 +69,7 @@ impl Downlink {
                 match self.in_force.borrow().is_some() {
                     true => before.change(rules.filters()),
                     // That of the device in whose place this one comes.
-                    false => before.succeed(rules.filters()),
+                    false => before.take_over(rules.filters()),
                 }
                 before
             }
@@ -109,11 +109,11 @@ impl Downlink {
     }
 }
 
-/// Takes what has come until now. What comes later is the heir's, or nobody's.
+/// Takes what has come until now. What comes later is the successor's, or nobody's.
 fn take_rest(device: &Device, rules: &CommandRules, subscriber: &mut Subscriber) {
     let mut outcomes = Vec::new();
     let take = |delivery| take(device, rules, delivery, &mut outcomes);
-    match device.heir() {
+    match device.successor() {
         Some(_) => subscriber.arrived().for_each(take),
         None => subscriber.leave().for_each(take),
     }

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::Device;
 use super::outbox::Outbox;
+use super::outcome::OutcomeSender;
 use super::queue::{Losses, Outgoing};
-use super::receipt::Receipt;
 use super::rules::{Command, Target, peer_name};
 use crate::config::{self, Transport};
 use crate::stats::DropReason;
@@ -57,26 +57,26 @@ impl Links {
     }
 
     /// Queues `command`, which is counted once, for the link or links it is meant for; `device` counts that they are more.
-    /// What is dropped is among its losses. `receipt` goes with it.
-    pub fn push(&self, command: Command, receipt: Option<Receipt>, device: &Device) {
+    /// What is dropped is among its losses. `on_outcome` goes with it.
+    pub fn push(&self, command: Command, on_outcome: Option<OutcomeSender>, device: &Device) {
         let losses = device.losses();
         let Some(peers) = &self.peers else {
-            return self.single.push(command, receipt, losses);
+            return self.single.push(command, on_outcome, losses);
         };
         let peers = peers.lock();
         let nobody = match &command.target {
             Target::All if peers.is_empty() => None,
             Target::All => {
                 device.state.stats.commands.add(peers.len() as u64 - 1);
-                return peers.values().for_each(|outbox| outbox.push(command.clone(), receipt.clone(), losses));
+                return peers.values().for_each(|outbox| outbox.push(command.clone(), on_outcome.clone(), losses));
             }
             Target::Peer(peer) => match peers.get(peer) {
-                Some(outbox) => return outbox.push(command, receipt, losses),
+                Some(outbox) => return outbox.push(command, on_outcome, losses),
                 None => Some(peer.as_str()),
             },
         };
         device.count_drop(DropReason::NoPeer, 1, nobody);
-        losses.tell(Outgoing { frame: command.frame, receipt, expires: None }, None, DropReason::NoPeer);
+        losses.tell(Outgoing { frame: command.frame, on_outcome, expires: None }, None, DropReason::NoPeer);
     }
 
     /// The connections of a TCP server.
@@ -92,9 +92,9 @@ impl Links {
 
     /// Takes what waits for the one link of `old`, where this has one link too; it goes before what waits here. What is too
     /// much for the queue here is among the losses.
-    pub fn inherit(&self, old: &Links, losses: Losses<'_>) {
+    pub fn take_over(&self, old: &Links, losses: Losses<'_>) {
         if self.peers.is_none() {
-            self.single.inherit(&old.single, losses);
+            self.single.take_over(&old.single, losses);
         }
     }
 

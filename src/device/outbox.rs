@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::outcome::OutcomeSender;
 use super::queue::{CommandQueue, Losses, Outgoing};
-use super::receipt::Receipt;
 use super::rules::Command;
 use crate::config;
 use crate::stats::DropReason;
@@ -39,14 +39,14 @@ impl Outbox {
     }
 
     /// Queues `command`; what is dropped for it is among the losses.
-    pub fn push(&self, command: Command, receipt: Option<Receipt>, losses: Losses<'_>) {
-        self.queue.lock().push(Instant::now(), command, receipt, losses);
+    pub fn push(&self, command: Command, on_outcome: Option<OutcomeSender>, losses: Losses<'_>) {
+        self.queue.lock().push(Instant::now(), command, on_outcome, losses);
         self.filled.notify_one();
     }
 
     /// Takes what waits in `old`, before what waits here.
-    pub fn inherit(&self, old: &Outbox, losses: Losses<'_>) {
-        self.queue.lock().inherit(&mut old.queue.lock(), losses);
+    pub fn take_over(&self, old: &Outbox, losses: Losses<'_>) {
+        self.queue.lock().take_over(&mut old.queue.lock(), losses);
     }
 
     /// The next frame to write. `None`: `drain` is cancelled and nothing is left. Cancel safe.

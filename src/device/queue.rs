@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::receipt::{Fate, Receipt};
+use super::outcome::{Outcome, OutcomeSender};
 use super::rules::Command;
 use super::watch::{Watch, What};
 use crate::config;
@@ -45,7 +45,7 @@ pub struct Outgoing {
     /// Before framing.
     pub frame: Bytes,
     /// Who waits for it.
-    pub receipt: Option<Receipt>,
+    pub on_outcome: Option<OutcomeSender>,
     /// When it is too old to be written. `None`: never, or so late that no `Instant` can name it.
     pub expires: Option<Instant>,
 }
@@ -66,9 +66,9 @@ impl CommandQueue {
     }
 
     /// Adds a command; its target has done its work by now.
-    pub fn push(&mut self, now: Instant, command: Command, receipt: Option<Receipt>, losses: Losses<'_>) {
+    pub fn push(&mut self, now: Instant, command: Command, on_outcome: Option<OutcomeSender>, losses: Losses<'_>) {
         let expires = command.max_age.and_then(|age| now.checked_add(age));
-        let outgoing = Outgoing { frame: command.frame, receipt, expires };
+        let outgoing = Outgoing { frame: command.frame, on_outcome, expires };
         if !self.online && !self.limits.keep_while_offline {
             return losses.add(outgoing, self.peer, DropReason::Offline);
         }
@@ -78,7 +78,7 @@ impl CommandQueue {
     }
 
     /// Takes all that waits in `old`, which is older than what waits here. What this would not have taken goes.
-    pub fn inherit(&mut self, old: &mut CommandQueue, losses: Losses<'_>) {
+    pub fn take_over(&mut self, old: &mut CommandQueue, losses: Losses<'_>) {
         let newer = std::mem::replace(&mut self.waiting, std::mem::take(&mut old.waiting));
         self.waiting.extend(newer);
         self.bytes += std::mem::take(&mut old.bytes);
@@ -154,10 +154,10 @@ impl Losses<'_> {
 
     /// The same, where it was counted already.
     pub fn tell(&self, outgoing: Outgoing, peer: Option<SocketAddr>, reason: DropReason) {
-        let Outgoing { frame, receipt, .. } = outgoing;
+        let Outgoing { frame, on_outcome, .. } = outgoing;
         self.watch.tell(|| What::Out { frame, peer, dropped: Some(reason) });
-        if let Some(receipt) = receipt {
-            receipt.tell(Fate::Dropped(reason));
+        if let Some(on_outcome) = on_outcome {
+            on_outcome.tell(Outcome::Dropped(reason));
         }
     }
 }
@@ -268,22 +268,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_inherited_comes_first() {
+    fn what_is_taken_over_comes_first() {
         let now = Instant::now();
-        let ((mut old, lost), (mut heir, _)) = (queue(9, true), queue(3, true));
+        let ((mut old, lost), (mut successor, _)) = (queue(9, true), queue(3, true));
         for frame in ["1", "2", "3"] {
             old.push(now, command(frame, (frame == "2").then_some(1)), None, lost.losses());
         }
-        heir.push(now, command("4", None), None, lost.losses());
-        heir.inherit(&mut old, lost.losses());
-        assert_eq!((old.len(), old.bytes, heir.len(), heir.bytes), (0, 0, 3, 3));
+        successor.push(now, command("4", None), None, lost.losses());
+        successor.take_over(&mut old, lost.losses());
+        assert_eq!((old.len(), old.bytes, successor.len(), successor.bytes), (0, 0, 3, 3));
         assert_eq!(lost.get(DropReason::QueueFull), 1);
-        assert_eq!(pop(&mut heir, now + Duration::from_secs(2), &lost).unwrap(), "3", "1 was too much and 2 too old");
-        assert_eq!((lost.get(DropReason::Expired), pop(&mut heir, now, &lost).unwrap()), (1, "4".into()));
+        assert_eq!(
+            pop(&mut successor, now + Duration::from_secs(2), &lost).unwrap(),
+            "3",
+            "1 was too much and 2 too old"
+        );
+        assert_eq!((lost.get(DropReason::Expired), pop(&mut successor, now, &lost).unwrap()), (1, "4".into()));
 
         let (mut dropping, _) = queue(9, false);
         old.push(now, command("5", None), None, lost.losses());
-        dropping.inherit(&mut old, lost.losses());
+        dropping.take_over(&mut old, lost.losses());
         assert_eq!((dropping.len(), lost.get(DropReason::Offline)), (0, 1));
     }
 
@@ -306,16 +310,16 @@ mod tests {
     async fn who_waits_is_told() {
         let (mut queue, lost) = queue(1, false);
         let now = Instant::now();
-        let (receipt, mut fates) = super::super::receipt::receipt();
-        queue.push(now, command("1", None), Some(receipt.clone()), lost.losses());
+        let (on_outcome, mut outcomes) = super::super::outcome::channel();
+        queue.push(now, command("1", None), Some(on_outcome.clone()), lost.losses());
         queue.set_online(true, lost.losses());
-        queue.push(now, command("2", None), Some(receipt.clone()), lost.losses());
-        queue.push(now, command("3", Some(0)), Some(receipt), lost.losses());
+        queue.push(now, command("2", None), Some(on_outcome.clone()), lost.losses());
+        queue.push(now, command("3", Some(0)), Some(on_outcome), lost.losses());
         assert!(queue.pop(now + Duration::from_secs(1), lost.losses()).is_none());
         for reason in [DropReason::Offline, DropReason::QueueFull, DropReason::Expired] {
-            assert_eq!(fates.next().await, Some(Fate::Dropped(reason)));
+            assert_eq!(outcomes.next().await, Some(Outcome::Dropped(reason)));
         }
-        assert_eq!(fates.next().await, None);
+        assert_eq!(outcomes.next().await, None);
     }
 
     #[test]

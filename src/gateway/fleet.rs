@@ -37,13 +37,13 @@ struct Running {
     tasks: TaskTracker,
 }
 
-/// The subscriptions of a device that was stopped, which its heir has from then on.
+/// The subscriptions of a device that was stopped, which its successor has from then on.
 #[derive(Debug)]
 struct Left {
     inbox: Arc<Inbox>,
-    /// Reads them until the heir runs: whoever publishes, the device that stops among them, waits for those who are
+    /// Reads them until the successor runs: whoever publishes, the device that stops among them, waits for those who are
     /// subscribed.
-    _stand_in: AbortOnDropHandle<()>,
+    _receiving: AbortOnDropHandle<()>,
 }
 
 impl Fleet {
@@ -71,17 +71,19 @@ impl Fleet {
     /// Stops those of that name, all at once: no new frames, queued commands written, `offline` published. What hangs is
     /// named in the log and given up. Takes 3 s at most, less once `hurry` is cancelled. Returns what was stopped.
     ///
-    /// Commands from now on are for those among `heirs` that have the same name; these must be started then.
+    /// Commands from now on are for those among `successors` that have the same name; these must be started then.
     pub async fn stop(
         &mut self,
         names: &[String],
-        heirs: &[(Arc<Device>, Stop)],
+        successors: &[(Arc<Device>, Stop)],
         hurry: &CancellationToken,
     ) -> Vec<Arc<Device>> {
         let mut leaving: Vec<Running> = names.iter().filter_map(|name| self.running.remove(name)).collect();
         for running in &leaving {
-            if let Some((heir, _)) = heirs.iter().find(|(heir, _)| heir.name() == running.device.name()) {
-                self.left.insert(heir.name().to_owned(), Left::to(heir, running));
+            if let Some((successor, _)) =
+                successors.iter().find(|(successor, _)| successor.name() == running.device.name())
+            {
+                self.left.insert(successor.name().to_owned(), Left::to(successor, running));
             }
             running.stop.drain.cancel();
         }
@@ -115,12 +117,12 @@ impl Fleet {
 }
 
 impl Left {
-    /// Leaves what `running` has to `heir`. To be called before its stop.
-    fn to(heir: &Arc<Device>, running: &Running) -> Left {
-        running.device.leave_to(heir.clone());
+    /// Leaves what `running` has to `successor`. To be called before its stop.
+    fn to(successor: &Arc<Device>, running: &Running) -> Left {
+        running.device.hand_over_to(successor.clone());
         let inbox = running.inbox.clone();
-        let stand_in = tokio::spawn(heir.clone().stand_in(inbox.clone()));
-        Left { inbox, _stand_in: AbortOnDropHandle::new(stand_in) }
+        let receiving = tokio::spawn(successor.clone().receive_until_started(inbox.clone()));
+        Left { inbox, _receiving: AbortOnDropHandle::new(receiving) }
     }
 }
 
@@ -170,7 +172,7 @@ async fn supervise(device: Arc<Device>, inbox: Arc<Inbox>, tasks: TaskTracker) {
         let place = panics::take(error.id()).unwrap_or_else(|| "an unknown place".to_owned());
         tracing::error!(device = device.name(), place, retry_in = ?delay, "the device panicked and is started again");
         // At once: whoever publishes waits for those who are subscribed, and this device is.
-        let _stand_in = AbortOnDropHandle::new(tokio::spawn(device.clone().stand_in(inbox.clone())));
+        let _receiving = AbortOnDropHandle::new(tokio::spawn(device.clone().receive_until_started(inbox.clone())));
         device.note_panic(&place).await;
         tokio::select! {
             () = sleep(delay) => {}

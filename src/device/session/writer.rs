@@ -9,8 +9,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
 use super::{End, Link, link_error};
+use crate::device::outcome::Outcome;
 use crate::device::queue::Outgoing;
-use crate::device::receipt::Fate;
 use crate::device::watch::What;
 use crate::framing::Codec;
 use crate::stats::DropReason;
@@ -89,7 +89,7 @@ impl<'a> Batch<'a> {
             }
             Err(error) => {
                 self.link.device.count_drop(error.reason(), 1, Some(&error.to_string()));
-                tell(self.link, outgoing, Fate::Dropped(error.reason()));
+                tell(self.link, outgoing, Outcome::Dropped(error.reason()));
             }
         }
     }
@@ -129,21 +129,21 @@ impl<'a> Batch<'a> {
         self.link.device.state.stats.frames_out.add(whole as u64);
         for (outgoing, end) in self.frames.drain(..whole) {
             self.whole = end;
-            tell(self.link, outgoing, Fate::Written);
+            tell(self.link, outgoing, Outcome::Written);
         }
     }
 }
 
 /// Tells who waits for `outgoing`, and who watches.
-fn tell(link: &Link<'_>, outgoing: Outgoing, fate: Fate) {
-    let Outgoing { frame, receipt, .. } = outgoing;
-    let dropped = match fate {
-        Fate::Written => None,
-        Fate::Dropped(reason) => Some(reason),
+fn tell(link: &Link<'_>, outgoing: Outgoing, outcome: Outcome) {
+    let Outgoing { frame, on_outcome, .. } = outgoing;
+    let dropped = match outcome {
+        Outcome::Written => None,
+        Outcome::Dropped(reason) => Some(reason),
     };
     link.device.watch.tell(|| What::Out { frame, peer: link.peer, dropped });
-    if let Some(receipt) = receipt {
-        receipt.tell(fate);
+    if let Some(on_outcome) = on_outcome {
+        on_outcome.tell(outcome);
     }
 }
 
@@ -155,7 +155,7 @@ impl Drop for Batch<'_> {
         let lost = if goes_back { usize::from(self.taken > self.whole) } else { unwritten.len() };
         device.count_drop(DropReason::WriteFailed, lost as u64, None);
         for outgoing in unwritten.by_ref().take(lost) {
-            tell(self.link, outgoing, Fate::Dropped(DropReason::WriteFailed));
+            tell(self.link, outgoing, Outcome::Dropped(DropReason::WriteFailed));
         }
         if unwritten.len() > 0 {
             outbox.put_back(unwritten, device.losses());

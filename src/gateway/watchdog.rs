@@ -21,14 +21,14 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 const STALL_NEWS: Duration = Duration::from_secs(5);
 
 /// What the status line draws on.
-pub(super) struct Sights<Clients> {
+pub(super) struct StatusInputs<Clients> {
     pub(super) devices: Devices,
     /// How many are connected.
     pub(super) clients: Clients,
     pub(super) store: Store,
 }
 
-impl<Clients: Fn() -> usize> Sights<Clients> {
+impl<Clients: Fn() -> usize> StatusInputs<Clients> {
     fn status(&self) -> String {
         let (online, all) = {
             let devices = self.devices.read();
@@ -43,10 +43,14 @@ impl<Clients: Fn() -> usize> Sights<Clients> {
 }
 
 /// Says how many devices are online and how many clients there are, whenever `news` comes. Never ends.
-pub(super) async fn tell_status(notifier: Arc<Notifier>, sights: Sights<impl Fn() -> usize + Send>, news: Arc<Notify>) {
+pub(super) async fn tell_status(
+    notifier: Arc<Notifier>,
+    inputs: StatusInputs<impl Fn() -> usize + Send>,
+    news: Arc<Notify>,
+) {
     let mut said = String::new();
     loop {
-        let status = sights.status();
+        let status = inputs.status();
         if status != said {
             notifier.status(&status);
             said = status;

@@ -1,7 +1,7 @@
 //! A device that is restarted: another one comes in its place, and nothing of what is meant for it gets lost between.
 //!
-//! From the moment it is told to stop commands are for its heir, which takes them as when its link is down. The device
-//! writes those that came before; what it cannot write in time the heir has to write first.
+//! From the moment it is told to stop commands are for its successor, which takes them as when its link is down. The device
+//! writes those that came before; what it cannot write in time the successor has to write first.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,34 +11,34 @@ use super::Device;
 impl Device {
     /// Makes this, which does not run yet, take the place of `old`: it goes on counting where that stands, and is released
     /// while that is.
-    pub fn succeed(&mut self, old: &Device) {
+    pub fn take_over(&mut self, old: &Device) {
         self.state.stats = old.state.stats.clone();
         self.drop_log = old.drop_log.clone();
         self.hold.follow(&old.hold);
     }
 
-    /// Names who comes in its place. To be called before it is told to stop, by who sees to it that the heir reads its
+    /// Names who comes in its place. To be called before it is told to stop, by who sees to it that the successor reads its
     /// [`Inbox`](super::Inbox).
-    pub fn leave_to(&self, heir: Arc<Device>) {
-        // There is one stop, and so one heir.
-        let _ = self.heir.set(heir);
+    pub fn hand_over_to(&self, successor: Arc<Device>) {
+        // There is one stop, and so one successor.
+        let _ = self.successor.set(successor);
     }
 
     /// Who comes in its place.
-    pub(super) fn heir(&self) -> Option<&Device> {
-        self.heir.get().map(Arc::as_ref)
+    pub(super) fn successor(&self) -> Option<&Device> {
+        self.successor.get().map(Arc::as_ref)
     }
 
-    /// Commands that wait, here or with the heir.
+    /// Commands that wait, here or with the successor.
     pub(super) fn queued(&self) -> usize {
-        self.links.queued() + self.heir().map_or(0, |heir| heir.links.queued())
+        self.links.queued() + self.successor().map_or(0, |successor| successor.links.queued())
     }
 
-    /// No more will be written: what waits is the heir's, or dropped.
+    /// No more will be written: what waits is the successor's, or dropped.
     pub(super) fn leave_queue(&self) {
         self.has_left.store(true, Relaxed);
-        if let Some(heir) = self.heir() {
-            heir.links.inherit(&self.links, self.losses());
+        if let Some(successor) = self.successor() {
+            successor.links.take_over(&self.links, self.losses());
         }
         self.links.clear(self.losses());
         self.say_queue_drops();
