@@ -226,6 +226,27 @@ fn exit_codes_are_those_of_mosquitto() {
     gone.child = Command::new("true").spawn().unwrap();
 }
 
+/// As a TLS port answers CONNECT: an alert.
+#[test]
+fn a_port_that_does_not_speak_mqtt_is_told_with_what_to_do() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    for version in ["311", "5"] {
+        let mut command = Command::new(GATEPOST);
+        command.args(["pub", "-p", &port, "-V", version, "-t", "a", "-m", "x"]);
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 14]).unwrap();
+        stream.write_all(&[0x15, 3, 3, 0, 2, 2, 10]).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains(&format!("{port} answered is not MQTT\nhint: the port may speak TLS (--cafile)")),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 #[ignore = "needs mosquitto"]
 fn pub_sends_what_mosquitto_pub_sends() {

@@ -33,6 +33,9 @@ pub enum ClientError {
     /// Closed before CONNACK.
     #[error("{0} closed the connection instead of answering")]
     Closed(String),
+    /// Something came before CONNACK that is no MQTT packet.
+    #[error("what {0} answered is not MQTT")]
+    NotMqtt(String),
     /// Lost after CONNACK.
     #[error("the connection to {address} was lost: {cause}")]
     Lost {
@@ -50,6 +53,8 @@ pub(super) enum Cause {
     Io(io::Error),
     Closed,
     Timeout,
+    /// Bytes came that are none of MQTT.
+    NotMqtt(String),
     Other(String),
 }
 
@@ -64,6 +69,8 @@ impl Cause {
             Cause::Io(cause) => ClientError::Lost { address, cause: cause.to_string() },
             Cause::Closed => ClientError::Lost { address, cause: "closed by the broker".to_owned() },
             Cause::Timeout => ClientError::Lost { address, cause: "no answer".to_owned() },
+            Cause::NotMqtt(_) if !connected => ClientError::NotMqtt(address),
+            Cause::NotMqtt(cause) => ClientError::Lost { address, cause },
             Cause::Other(cause) if connected => ClientError::Lost { address, cause },
             Cause::Other(cause) => ClientError::Unreachable { address, cause: io::Error::other(cause) },
         }

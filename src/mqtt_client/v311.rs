@@ -158,6 +158,9 @@ fn cause(error: ConnectionError) -> Cause {
         ConnectionError::MqttState(StateError::ConnectionAborted) => Cause::Closed,
         ConnectionError::MqttState(StateError::AwaitPingResp) => Cause::Timeout,
         ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => Cause::Timeout,
+        ConnectionError::MqttState(StateError::Deserialization(_)) | ConnectionError::NotConnAck(_) => {
+            Cause::NotMqtt(error.to_string())
+        }
         other => Cause::Other(other.to_string()),
     }
 }

@@ -222,6 +222,9 @@ fn cause(error: ConnectionError) -> Cause {
             let detail = reason_string.map(|text| format!(": {text}")).unwrap_or_default();
             Cause::Other(format!("the broker disconnected ({reason_code:?}{detail})"))
         }
+        ConnectionError::MqttState(StateError::Deserialization(_)) | ConnectionError::NotConnAck(_) => {
+            Cause::NotMqtt(error.to_string())
+        }
         other => Cause::Other(other.to_string()),
     }
 }

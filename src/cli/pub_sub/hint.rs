@@ -11,6 +11,7 @@ pub fn hint(error: &ClientError) -> Option<&'static str> {
         ClientError::Unreachable { cause, .. } => Some(unreachable(cause)),
         ClientError::NoAnswer(_) => Some("is it an MQTT broker, and is -p right?"),
         ClientError::Closed(_) => Some("the port may speak TLS (--cafile) or another MQTT version (-V)"),
+        ClientError::NotMqtt(_) => Some("the port may speak TLS (--cafile) or another protocol; check -p"),
         ClientError::TlsFiles(_) | ClientError::Lost { .. } => None,
     }
 }
