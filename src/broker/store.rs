@@ -166,8 +166,8 @@ impl Store {
     ///
     /// It never fails: a damaged file goes to `*.bad` and an empty one takes its place; one that cannot be written now (a
     /// full disk, a file system that is read-only) is read all the same, and written when it can be; with a file that
-    /// cannot be read or must not be touched (a disk that fails, in use by another gatepost, written by a newer one or by another program,
-    /// somebody else's) it keeps nothing. Each is logged, and to be seen in [`Store::health`].
+    /// cannot be read or must not be touched (a disk that fails, in use by another process for longer than a moment,
+    /// written by a newer gatepost or by another program, somebody else's) it keeps nothing. Each is logged, and to be seen in [`Store::health`].
     pub fn open(path: &Path, settings: StoreSettings) -> (Store, Restored) {
         let Opened { hold, restored, error } = match opening::open(path) {
             Ok(opened) => opened,
@@ -190,11 +190,11 @@ impl Store {
     }
 
     fn unusable(path: &Path, error: &DatabaseError) -> Store {
-        tracing::error!(%error, "nothing is kept on disk: sessions and retained messages are gone at the next start");
-        Store::without_database(path.to_owned(), Some(error))
+        tracing::error!(%error, "nothing is kept on disk until gatepost is restarted: sessions and retained messages are gone then");
+        Store::without_database(path.to_owned(), Some(format!("off until gatepost is restarted: {error}")))
     }
 
-    fn without_database(path: PathBuf, error: Option<&DatabaseError>) -> Store {
+    fn without_database(path: PathBuf, error: Option<String>) -> Store {
         let mut ledger = Ledger::new(StoreSettings::default());
         ledger.end();
         let shared = Shared::new(path, ledger, false);
@@ -418,12 +418,12 @@ impl Shared {
         self.changed.notify_waiters();
     }
 
-    /// Notes why the disk takes nothing; the time is that of the first error.
-    fn set_error(&self, error: Option<&DatabaseError>) {
+    /// Notes why nothing can be written; the time is that of the first error.
+    fn set_error(&self, error: Option<String>) {
         let mut known = self.error.lock();
         *known = error.map(|error| {
             let since = known.as_ref().map_or_else(SystemTime::now, |(since, _)| *since);
-            (since, error.to_string().into())
+            (since, error.into())
         });
         drop(known);
         self.changed.notify_waiters();

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fs, io};
 
 use foldhash::fast::RandomState;
@@ -26,6 +27,9 @@ const PAGE: u64 = 1024;
 const FRAME_HEADER: u64 = 24;
 /// Pages in the log at which they are brought into the database; the log is not much longer, unless one transaction is.
 const CHECKPOINT_PAGES: u64 = 4000;
+/// How long a file that another process has is waited for: that of a backup, say, or of a gatepost that is just ending. Less
+/// than what counts as a stall.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// Free pages given back to the file system at one checkpoint, and how many are kept for use.
 const SHRINK_PAGES: i64 = 4000;
 const KEPT_FREE_PAGES: i64 = 4000;
@@ -273,7 +277,7 @@ fn immutable(path: &Path) -> PathBuf {
 
 /// What all connections of this file are. Nothing here writes.
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(std::time::Duration::ZERO)?;
+    connection.busy_timeout(LOCK_PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(24);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;

@@ -16,8 +16,8 @@ pub(super) enum DatabaseError {
     Damaged { path: PathBuf, what: String },
     /// The disk does not give back what is in there.
     #[error(
-        "cannot read {}: {what}; hint: the disk fails, and the kernel's log says how; restart gatepost when it does not, \
-         or move the file away", path.display()
+        "cannot read {}: {what}; hint: the disk fails, and the kernel's log says how; once it can be read again, restart \
+         gatepost; if it never can, move the file away first", path.display()
     )]
     Unreadable { path: PathBuf, what: String },
     /// To read it, a change that was cut short has to be undone.
@@ -27,7 +27,10 @@ pub(super) enum DatabaseError {
     )]
     Unfinished { path: PathBuf },
     /// Another process has it.
-    #[error("{} is in use by another process; hint: is another gatepost running? give each its own `state_dir`", path.display())]
+    #[error(
+        "{} is in use by another process; hint: is another gatepost running? give each its own `state_dir`; if it was a \
+         backup, restart gatepost", path.display()
+    )]
     Locked { path: PathBuf },
     /// A later gatepost wrote it.
     #[error(

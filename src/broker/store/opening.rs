@@ -187,6 +187,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_another_has_for_a_moment_is_waited_for() {
+        let (_folder, path) = folder();
+        // As `.backup` of sqlite3 has it.
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN; SELECT count(*) FROM sessions").unwrap();
+        let backup = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            drop(other);
+        });
+        let opened = open(&path).unwrap();
+        versions::check(1, &opened.restored);
+        assert!(opened.error.is_none());
+        backup.join().unwrap();
+    }
+
+    #[test]
     fn what_is_not_the_file_that_was_read_is_never_written() {
         let (_folder, path) = folder();
         let mut read = read_only(&path, DatabaseError::ReadOnly { path: path.clone() }).unwrap().hold;

@@ -83,8 +83,8 @@ impl Writer {
         }
     }
 
-    /// Notes that `batch` was not written. What is damaged, or not given back by the disk, is set aside at the next try, and nothing of it is missed:
-    /// all of it was read at the start.
+    /// Notes that `batch` was not written. What is damaged, or not given back by the disk, is set aside at the next try,
+    /// and nothing of it is missed: all of it was read at the start.
     fn put_off(&mut self, error: DatabaseError, batch: Pending) {
         self.fail(&error);
         let now = Instant::now();
@@ -118,7 +118,7 @@ impl Writer {
 
     pub(super) fn fail(&mut self, error: &DatabaseError) {
         self.shared.stats.failures.increment();
-        self.shared.set_error(Some(error));
+        self.shared.set_error(Some(error.to_string()));
         if let Some(times) = self.log.events(Instant::now(), 1) {
             tracing::error!(%error, times, "the store cannot write; going on in memory, trying again every second");
         }

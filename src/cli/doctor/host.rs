@@ -1,6 +1,7 @@
 //! Findings about the machine as a whole: clock, disk, limits.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, StatVfs, StatVfsMountFlags, accessat, statvfs};
@@ -15,6 +16,8 @@ use crate::config::Config;
 const EARLIEST: u64 = 1_735_689_600;
 /// Less is as good as full.
 const LEAST_FREE: u64 = 16 << 20;
+/// Bytes of a database that are read to see whether the disk gives them back.
+const MOST_READ: u64 = 256 << 20;
 /// Descriptors beside those of connections and devices: log, database, listeners, control socket, the runtime.
 const OTHER_FILES: u64 = 64;
 /// Programs that set the clock and do not tell systemd.
@@ -56,10 +59,30 @@ pub fn disk(machine: &Machine, state_dir: &Path, database: Option<&Path>) -> Vec
     if !is_read_only {
         findings.extend(not_writable(machine, state_dir, &place, database));
     }
+    findings.extend(database.and_then(unreadable));
     if findings.is_empty() {
         findings.push(Finding::fine("disk", format!("state_dir {} has room", state_dir.display())));
     }
     findings
+}
+
+/// That the disk does not give back what is in the database. Who may not read it hears of that from [`not_writable`].
+fn unreadable(database: &Path) -> Option<Finding> {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    let read = |path: &Path| io::copy(&mut fs::File::open(path)?.take(MOST_READ), &mut io::sink());
+    let (path, error) = [database, Path::new(&log)].into_iter().find_map(|path| Some((path, read(path).err()?)))?;
+    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) {
+        return None;
+    }
+    Some(
+        Finding::problem("disk", format!("{} cannot be read: {error}", path.display()))
+            .why("A gateway that starts now keeps nothing on disk until it is restarted. The file is not touched.")
+            .fix(
+                "sudo dmesg | grep -iE 'mmc|ext4|i/o error' | tail    # why; then check the cable, or replace the disk",
+            )
+            .fix("sudo systemctl restart gatepost    # once it can be read again"),
+    )
 }
 
 /// The folder, or the nearest above that is there: the gateway makes the rest.
@@ -238,6 +261,19 @@ mod tests {
         let machine = Machine::gather(Path::new("/"));
         let findings = disk(&machine, &folder.path().join("a/b"), None);
         assert!(findings.iter().all(|finding| !finding.what.contains("may not write")), "{findings:?}");
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_read_is_a_problem() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("broker.db");
+        assert!(unreadable(&database).is_none(), "there is none yet");
+        fs::write(&database, "x").unwrap();
+        assert!(unreadable(&database).is_none());
+        // EISDIR, for want of a disk that fails.
+        fs::create_dir(folder.path().join("broker.db-wal")).unwrap();
+        let finding = unreadable(&database).unwrap();
+        assert!(finding.what.contains("broker.db-wal cannot be read"), "{}", finding.what);
     }
 
     #[test]
