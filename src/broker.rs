@@ -1,4 +1,4 @@
-//! The MQTT broker: rumqttd's router inside, our own edge outside.
+//! The MQTT broker. rumqttd's router, inside the [`bus`], carries messages for many readers; all else is our own.
 //!
 //! A `listener` accepts, a `connection` reads CONNECT, a `session` does the rest and talks to the [`bus`].
 

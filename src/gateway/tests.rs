@@ -114,7 +114,7 @@ async fn commands_for_a_device_that_has_panicked_are_counted() {
     until(&gateway, "d", |stats| stats["written"] == 1).await;
     link.write_all(b"gatepost-test-panic\n").await.unwrap();
     until(&gateway, "d", |stats| stats["panics"] == 1).await;
-    // Many more than its lane has room for, if nobody took them.
+    // Many more than its reader queue has room for, if nobody took them.
     for _ in 0..5000 {
         timeout(PATIENCE, say(&gateway, "down/a")).await.expect("nobody is held up");
     }
@@ -224,7 +224,7 @@ async fn a_device_that_is_restarted_leaves_its_commands_to_the_next() {
     for topic in ["both/3", "old", "new", "both/4"] {
         say(gateway, topic).await;
     }
-    // Many more than its lane has room for, if nobody took them.
+    // Many more than its reader queue has room for, if nobody took them.
     for _ in 0..5000 {
         timeout(PATIENCE, say(gateway, "both/more")).await.expect("nobody is held up");
     }

@@ -17,7 +17,7 @@ mod memory;
 
 const BOARD_STATUS: &str = "gatepost/test/device/board/status";
 
-/// So many messages fill the router's log of a lane; from then on it takes no more memory.
+/// So many messages fill the router's log; from then on it takes no more memory.
 const LOG_FULL: u32 = 10_000;
 
 /// A TCP device that sends numbered lines until it is told to stop: many at first, then a thousand a second.

@@ -28,10 +28,8 @@ const ROUND: Duration = Duration::from_secs(15);
 /// After so many rounds the process has what it needs: caches are full, the allocator has its pages.
 const WARM: u32 = 3;
 
-/// Heap that may come after that. rumqttd reserves 240 KB for the log of a lane when the router carries its first message,
-/// and their pages come as they are used: 15 MB at most for all 65, which is nearly all that the heap holds at the end
-/// (heaptrack), and which lane is used when is up to chance. In 30 minutes 800000 connections come and go and eleven
-/// million messages pass: a leak of twenty bytes a connection is more.
+/// Heap that may come after that. In 30 minutes 800000 connections come and go and eleven million messages pass: a leak of
+/// twenty bytes a connection is more.
 const SLACK_KIB: u64 = 12 * 1024;
 
 fn setting<T>(name: &str, parse: impl FnOnce(&str) -> T, default: impl FnOnce() -> T) -> T {

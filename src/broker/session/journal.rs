@@ -61,7 +61,7 @@ impl Journal {
         let exactly_once = outgoing.qos == Qos::ExactlyOnce;
         let urgency = if exactly_once { Urgency::Urgent } else { Urgency::Lazy };
         let ticket = self.store.submit(Change::Assign { session: self.session, row, packet_id, urgency });
-        // Whoever has filed it: this session, or a group.
+        // Whoever has given it to the store: this session, or a group.
         let hold = if exactly_once { HoldKey::of(&outgoing.message) } else { None };
         Some(Filed { row, ticket, hold })
     }
@@ -116,7 +116,7 @@ impl Session {
             let id = self.context.store.new_session();
             let record = SessionRecord { expiry, username: self.username(), ended_at: None };
             let journal = Journal::new(self, id, record);
-            // Before the groups file anything for it.
+            // Before the groups enqueue anything for it.
             journal.open(&self.client_id);
             self.journal = Some(journal);
             self.shares.set_session(Some(id));

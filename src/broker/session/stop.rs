@@ -34,7 +34,7 @@ impl Session {
         self.context.shutdown.tasks.spawn(close(stream, output, self.context.shutdown.stop.clone()));
     }
 
-    /// The broker stops and the session stays, on disk: files all that has come for it.
+    /// The broker stops and the session stays, on disk: gives all that has come for it to the store.
     pub(super) fn put_away(&mut self) {
         self.go_offline();
         loop {

@@ -231,7 +231,7 @@ const PARTS: [Part; 5] = [
     ("client ids", |gateway, numbers| in_parallel(gateway.port(), numbers, connect_ids)),
 ];
 
-/// Runs every part once to warm up, which fills the logs of the lanes, then again with `count`.
+/// Runs every part once to warm up, which fills the router's log, then again with `count`.
 fn memory_stays_where_it_was(warm_up: u32, count: u32) {
     let gateway = Gateway::start_with(TempDir::new().unwrap(), CONFIG);
     let idle = sockets(&gateway);
