@@ -176,6 +176,9 @@ enum End {
     TakenOver(Box<Attach>),
     #[error("the gateway stops")]
     Stopped,
+    /// So that it is sent again.
+    #[error("a message of the client was lost by a bug in gatepost, see the log above")]
+    Lost,
     #[error(transparent)]
     Bus(#[from] BusError),
 }
@@ -188,7 +191,7 @@ impl End {
             End::Packet(error) => Some(error.reason),
             End::TakenOver(_) => Some(Reason::SESSION_TAKEN_OVER),
             End::Stopped => Some(Reason::SERVER_SHUTTING_DOWN),
-            End::Bus(_) => Some(Reason::UNSPECIFIED),
+            End::Lost | End::Bus(_) => Some(Reason::UNSPECIFIED),
         }
     }
 
@@ -197,6 +200,7 @@ impl End {
         match self {
             End::Packet(error) => error.words(),
             End::TakenOver(_) => "another connection came with the same client identifier",
+            End::Lost => "a message was lost, send it again",
             _ => "the gateway stops",
         }
     }

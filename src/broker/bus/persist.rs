@@ -27,8 +27,8 @@ pub struct Persisting(Arc<Tracker>);
 
 /// One durable reader's part of a message.
 ///
-/// Dropping it says that nobody waits for the reader any more, for its session is over. While the broker stops it says
-/// that the message is lost with the reader: then its publisher is never answered, and sends it again.
+/// Dropping it says that nobody waits for the reader any more, for its session is over. While the broker stops, or in a
+/// panic, it says that the message is lost with the reader: then its publisher is never answered, and sends it again.
 #[derive(Debug)]
 pub struct PersistGuard {
     tracker: Arc<Tracker>,
@@ -90,9 +90,21 @@ impl Persisting {
         self.0.guards.load(SeqCst) == 0 && !self.0.is_lost.load(SeqCst)
     }
 
-    /// Waits for that; for ever, if the message is lost. Cancel safe.
+    /// Whether a durable reader is gone and has taken the message with it.
+    pub fn is_lost(&self) -> bool {
+        self.0.is_lost.load(SeqCst)
+    }
+
+    /// Waits until it is done; for ever, if the message is lost. Cancel safe.
     pub async fn done(&self) {
         while !self.is_done() {
+            self.0.done.notified().await;
+        }
+    }
+
+    /// Waits until it is done, or lost. Cancel safe.
+    pub async fn settled(&self) {
+        while self.0.guards.load(SeqCst) > 0 {
             self.0.done.notified().await;
         }
     }
@@ -111,7 +123,7 @@ impl PersistGuard {
     }
 
     /// The message will never come to its reader.
-    pub(super) fn lose(self) {
+    pub(in crate::broker) fn lose(self) {
         self.tracker.is_lost.store(true, SeqCst);
     }
 }
@@ -119,7 +131,7 @@ impl PersistGuard {
 impl Drop for PersistGuard {
     fn drop(&mut self) {
         let Tracker { all, guards, is_lost, done } = &*self.tracker;
-        if !self.is_persisted && all.is_closing() {
+        if !self.is_persisted && (all.is_closing() || std::thread::panicking()) {
             is_lost.store(true, SeqCst);
         }
         if guards.fetch_sub(1, SeqCst) == 1 {
@@ -177,6 +189,19 @@ mod tests {
         let (_, persisting, guard) = tracked();
         guard.lose();
         assert!(!persisting.is_done());
+    }
+
+    #[test]
+    fn what_a_reader_had_when_it_panicked_is_never_done() {
+        let (all, persisting, guard) = tracked();
+        let reader = std::thread::spawn(move || {
+            let _guard = guard;
+            panic!("on purpose");
+        });
+        assert!(reader.join().is_err());
+        assert!(persisting.is_lost() && !persisting.is_done() && all.count() == 0);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(pin!(persisting.settled()).poll(&mut cx).is_ready());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,7 +31,7 @@ impl Promises {
     /// Resolves at the first that may have come true. Cancel safe.
     pub async fn come_true(&self, store: &Store) {
         tokio::select! {
-            () = async { if let Some(persisting) = &self.persisting { persisting.done().await } },
+            () = async { if let Some(persisting) = &self.persisting { persisting.settled().await } },
                 if self.persisting.is_some() => {}
             () = async { if let Some(seen) = self.written { store.progress(seen).await } },
                 if self.written.is_some() => {}
@@ -152,7 +152,19 @@ impl Session {
     /// What to wait for; `seen` is how far the disk was before the session last looked.
     pub(super) fn promises(&self, seen: Ticket) -> Promises {
         let written = (self.replies.is_unwritten() || self.is_writing).then_some(seen);
-        Promises { persisting: self.replies.persisting().cloned(), written }
+        let persisting = self.replies.persisting().filter(|persisting| !persisting.is_lost());
+        Promises { persisting: persisting.cloned(), written }
+    }
+
+    /// The connection is gone, and with it the answers.
+    pub(super) fn drop_replies(&mut self) {
+        for Taken { ack, seals, .. } in self.replies.disconnect() {
+            // When it comes again it is taken anew.
+            self.received.remove(&ack.id);
+            if let Some(key) = seals {
+                self.shared.store.submit(Change::Unhold { key });
+            }
+        }
     }
 
     /// The session ends: what durable readers hold for its messages is theirs without its identifiers.

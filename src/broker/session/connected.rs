@@ -88,6 +88,9 @@ impl Session {
             if stop.is_some_and(|deadline| now >= deadline || self.has_delivered(wire)) {
                 return Err(End::Stopped);
             }
+            if self.replies.is_stuck() && !self.is_silent() {
+                return Err(End::Lost);
+            }
             if let Some(overdue) = wire.liveness.overdue(now) {
                 return Err(overdue.into());
             }
@@ -133,7 +136,7 @@ impl Session {
         let ended = Instant::now();
         self.log_end(&wire, &end);
         self.pace = Pace::default();
-        self.replies.disconnect();
+        self.drop_replies();
         self.is_writing = false;
         if !matches!(end, End::TakenOver(_)) && !wire.session_expiry.is_zero() {
             self.note(wire.session_expiry, Some(SystemTime::now()));

@@ -77,6 +77,12 @@ impl Replies {
         self.unpersisted.front().and_then(|taken| taken.persisting.as_ref())
     }
 
+    /// Whether the next PUBLISH to answer was lost with one of its durable readers: neither it nor what came behind it can
+    /// be answered.
+    pub fn is_stuck(&self) -> bool {
+        self.persisting().is_some_and(Persisting::is_lost)
+    }
+
     /// The next PUBLISH that its durable readers have.
     pub fn pop_persisted(&mut self) -> Option<Taken> {
         let next = self.unpersisted.front()?;
@@ -108,12 +114,17 @@ impl Replies {
         self.unwritten.iter().any(|(_, reply)| is_it(reply))
     }
 
-    /// The connection is gone: nothing is answered any more. QoS 2 messages still have to be persisted with their identifier.
-    pub fn disconnect(&mut self) {
+    /// The connection is gone: nothing is answered any more. QoS 2 messages still have to be persisted with their
+    /// identifier, but those that are lost, which are returned: the client sends them again.
+    pub fn disconnect(&mut self) -> Vec<Taken> {
         self.unpersisted.retain(|taken| taken.ack.kind == AckKind::Pubrec);
         self.unpersisted.iter_mut().for_each(|taken| taken.is_answered = false);
+        let is_lost = |taken: &Taken| taken.persisting.as_ref().is_some_and(Persisting::is_lost);
+        let (lost, left) = std::mem::take(&mut self.unpersisted).into_iter().partition(is_lost);
+        self.unpersisted = left;
         self.unwritten.clear();
         self.encoded = 0;
+        Vec::from(lost)
     }
 
     /// The session is gone: what its messages would have sealed, and when their durable readers have them.
@@ -169,7 +180,7 @@ mod tests {
         replies.answer(Ticket::DONE, Reply::Ack(ack(AckKind::Pubrec, 4)));
         replies.answer(Ticket::DONE, Reply::Encoded(BytesMut::new()));
         assert!(replies.renew(2) && replies.renew(4) && !replies.renew(1));
-        replies.disconnect();
+        assert!(replies.disconnect().is_empty());
         assert!(!replies.is_unwritten() && !replies.blocks_messages() && replies.len() == 2);
         assert!(replies.renew(3) && !replies.renew(4));
         drop(guards);
@@ -178,6 +189,22 @@ mod tests {
             persisted.map(|taken| (taken.ack.id, taken.is_answered)).collect::<Vec<_>>(),
             [(2, false), (3, true)]
         );
+    }
+
+    #[test]
+    fn what_is_lost_holds_up_nothing_after_the_connection() {
+        let mut replies = Replies::default();
+        let (lost, guard) = taken(AckKind::Pubrec, 1);
+        replies.take(lost);
+        let (next, next_guard) = taken(AckKind::Pubrec, 2);
+        replies.take(next);
+        assert!(!replies.is_stuck());
+        guard.lose();
+        assert!(replies.is_stuck());
+        next_guard.persisted();
+        assert!(replies.pop_persisted().is_none(), "answers keep their order");
+        let lost: Vec<u16> = replies.disconnect().into_iter().map(|taken| taken.ack.id).collect();
+        assert_eq!((lost, replies.pop_persisted().unwrap().ack.id), (vec![1], 2));
     }
 
     #[test]
