@@ -131,15 +131,21 @@ fn clients_that_are_idle_do_not_hold_up_a_stop() {
     }
 }
 
-/// As a lamp's switch might: what a client leaves behind is a command.
-#[test]
-fn wills_of_clients_are_commands_for_devices_at_a_stop() {
+/// A board that is online and gets what is published on `a`, and a client that has seen it come.
+fn board_with_commands() -> (Port, Gateway, Mqtt) {
     let dir = TempDir::new().unwrap();
     let port = Port::plugged(dir.path(), "ttyUSB0");
     let config = format!("[device.board]\nserial = {{ port = \"{}\", baud = 9600 }}\nsubscribe = \"a\"\n", port.path());
     let gateway = Gateway::start_in(dir, &config);
     let mqtt = Mqtt::subscriber(gateway.port(), "gatepost/test/device/board/status");
     mqtt.expect("gatepost/test/device/board/status", "online");
+    (port, gateway, mqtt)
+}
+
+/// As a lamp's switch might: what a client leaves behind is a command.
+#[test]
+fn wills_of_clients_are_commands_for_devices_at_a_stop() {
+    let (port, gateway, _mqtt) = board_with_commands();
     let mut client = TcpStream::connect(("127.0.0.1", gateway.port())).unwrap();
     client.write_all(b"\x10\x15\0\x04MQTT\x04\x0e\0\0\0\x01w\0\x01a\0\x03OFF").unwrap();
     let mut connack = [0; 4];
@@ -179,12 +185,7 @@ fn last_stats(messages: &[(String, String)]) -> Ledger {
 
 #[test]
 fn commands_published_before_the_stop_are_written() {
-    let dir = TempDir::new().unwrap();
-    let port = Port::plugged(dir.path(), "ttyUSB0");
-    let config = format!("[device.board]\nserial = {{ port = \"{}\", baud = 9600 }}\nsubscribe = \"a\"\n", port.path());
-    let gateway = Gateway::start_in(dir, &config);
-    let mqtt = Mqtt::subscriber(gateway.port(), "gatepost/test/device/board/status");
-    mqtt.expect("gatepost/test/device/board/status", "online");
+    let (port, gateway, mqtt) = board_with_commands();
     let raw = RawSubscriber::new(gateway.port(), "gatepost/test/device/board/stats");
     for _ in 0..999 {
         mqtt.publish("a", "command", 0);

@@ -72,28 +72,13 @@ impl Session {
             // The bus alone can keep this loop busy for ever.
             consume_budget().await;
             let now = Instant::now();
-            if !self.is_silent() && self.context.shutdown.stage() > Stage::Running {
-                self.refuse_held(wire, now);
-                self.fall_silent(wire.will.take());
-            }
             // Before anything is looked at that waits for more of it.
             let written = self.context.store.committed();
-            if let Some(held) = wire.held.take() {
-                self.hand_over(wire, held.envelope, held.id)?;
-            }
-            self.handle_input(wire, now)?;
-            self.settle(Some(wire));
-            self.pump(wire, now);
-            self.account(&wire.output);
+            self.take_turn(wire, now)?;
             if stop.is_some_and(|deadline| now >= deadline || self.has_delivered(wire)) {
                 return Err(End::Stopped);
             }
-            if self.replies.is_stuck() && !self.is_silent() {
-                return Err(End::Lost);
-            }
-            if let Some(overdue) = wire.liveness.overdue(now) {
-                return Err(overdue.into());
-            }
+            self.check(wire, now)?;
             // Messages are left in the inbox only while the pace holds them.
             let pace = self.pace.deadline().filter(|_| !self.inbox.is_empty());
             let deadline = wire.liveness.deadline().into_iter().chain(pace).chain(stop).min();
@@ -122,6 +107,30 @@ impl Session {
                 () = timer.wait(deadline) => {}
             }
         }
+    }
+
+    /// Does all that can be done without waiting.
+    fn take_turn(&mut self, wire: &mut Wire, now: Instant) -> Result<(), End> {
+        if !self.is_silent() && self.context.shutdown.stage() > Stage::Running {
+            self.refuse_held(wire, now);
+            self.fall_silent(wire.will.take());
+        }
+        if let Some(held) = wire.held.take() {
+            self.hand_over(wire, held.envelope, held.id)?;
+        }
+        self.handle_input(wire, now)?;
+        self.settle(Some(wire));
+        self.pump(wire, now);
+        self.account(&wire.output);
+        Ok(())
+    }
+
+    /// Whether the connection can go on.
+    fn check(&self, wire: &Wire, now: Instant) -> Result<(), End> {
+        if self.replies.is_stuck() && !self.is_silent() {
+            return Err(End::Lost);
+        }
+        wire.liveness.overdue(now).map_or(Ok(()), |overdue| Err(overdue.into()))
     }
 
     /// Whether the client has been sent all that was published so far.

@@ -116,21 +116,23 @@ pub async fn run(args: SubArgs) -> anyhow::Result<u8> {
         options,
         out: Screen::new(BufWriter::with_capacity(64 * 1024, stdout), is_terminal),
     };
-    let deadline = async {
-        match args.timeout {
-            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
-            None => std::future::pending().await,
-        }
-    };
     let mut stop = Stop { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };
     tokio::select! {
         code = subscriber.run(&mut stop) => code,
-        () = deadline => {
+        () = passed(args.timeout) => {
             if !subscriber.options.quiet {
                 complain("Timed out");
             }
             Ok(TIMED_OUT)
         }
+    }
+}
+
+/// Waits for so many seconds; without them for ever.
+async fn passed(seconds: Option<u64>) {
+    match seconds {
+        Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+        None => std::future::pending().await,
     }
 }
 
