@@ -1,5 +1,6 @@
 //! kill -9 and a full disk, in children: this test binary, which runs one function of this file instead of all.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -60,23 +61,30 @@ async fn queue(path: &Path) {
         None => {
             let (session, client_id) = (store.new_session(), Arc::from("client"));
             store.submit(Change::OpenSession { session, client_id, record: connected() });
-            (Vec::new(), 0, session)
+            (VecDeque::new(), 0, session)
         }
         Some(found) => {
             let next = found.received.last().map_or(0, |&last| u64::from(last) + 1);
+            // The kill may have come between the two changes that take out a number.
+            let first = next - found.queue.len() as u64;
+            for &packet_id in found.received.iter().filter(|&&id| u64::from(id) < first) {
+                store.submit(Change::Forgive { session: found.session, packet_id });
+            }
             (found.queue.into_iter().map(|row| row.row).collect(), next, found.session)
         }
     };
-    let base = next - rows.len() as u64;
     loop {
         let key = HoldKey { position: next };
         let row = store.next_row();
         let outgoing = stored("a", &next.to_le_bytes());
         store.submit(Change::Enqueue { session, row, outgoing, hold: Some(key) });
         store.submit(Change::Receive { session, packet_id: next as u16, seals: Some(key) });
-        rows.push(row);
-        if let Some(old) = next.checked_sub(QUEUED).filter(|&old| old >= base) {
-            store.submit(Change::Dequeue { session, row: rows[(old - base) as usize] });
+        rows.push_back(row);
+        // More than one, if the kill came before the last was taken out.
+        while rows.len() as u64 > QUEUED {
+            let old = next + 1 - rows.len() as u64;
+            let Some(row) = rows.pop_front() else { break };
+            store.submit(Change::Dequeue { session, row });
             store.submit(Change::Forgive { session, packet_id: old as u16 });
         }
         if next % BURST == 0 {
