@@ -195,7 +195,7 @@ impl Broker {
             tracing::warn!(sessions, "the wills of some clients were not published in time");
         }
         self.connections.sessions.enter(Stage::Draining);
-        self.groups.look();
+        self.groups.recheck();
         if timeout(deadline / 4, self.bus.all_persisted()).await.is_err() {
             let messages = self.bus.unpersisted();
             tracing::warn!(

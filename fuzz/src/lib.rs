@@ -18,7 +18,7 @@ const CHECKSUMS: [Option<Checksum>; 7] = [
     Some(Checksum::Nmea),
 ];
 
-/// Reads `data` as bytes from a wire, whole and in pieces, and holds the codec to what it promises.
+/// Reads `data` as bytes from a wire, whole and in pieces, and holds the codec to what it pending.
 /// The first byte chooses the checksum, the second the length of the pieces.
 pub fn framing(kind: FramingKind, data: &[u8]) {
     let [checksum, piece, wire @ ..] = data else { return };

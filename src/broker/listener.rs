@@ -105,7 +105,7 @@ impl Listener {
         self.settings = settings.clone();
     }
 
-    /// Tells its clients that they have to go; [`Sessions::look`](super::session::Sessions::look) makes them see it.
+    /// Tells its clients that they have to go; [`Sessions::recheck`](super::session::Sessions::recheck) makes them see it.
     pub fn close_connections(&self) {
         self.terms.borrow().closed.cancel();
     }

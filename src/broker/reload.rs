@@ -129,7 +129,7 @@ impl Broker {
         *listeners = new.into_iter().map(|(_, listener)| listener).collect();
         listeners.iter_mut().for_each(|listener| listener.open(&self.connections));
         *self.addresses.lock() = tcp_addresses(&listeners);
-        self.connections.sessions.look();
+        self.connections.sessions.recheck();
     }
 
     /// [`Broker::prepare`] and [`Broker::apply`].

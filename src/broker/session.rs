@@ -35,15 +35,16 @@ use crate::net::limits::Permits;
 use crate::net::stream::{Peer, Stream};
 use crate::qos::Qos;
 use crate::stats::DropReason;
+use counters::SessionCounters;
 use inflight::Inflight;
 use journal::Journal;
 use replies::Replies;
-use tally::Tally;
 use timer::Timer;
 
 mod access;
 mod answers;
 mod connected;
+mod counters;
 mod incoming;
 mod inflight;
 mod journal;
@@ -53,7 +54,6 @@ mod registry;
 mod replies;
 mod restore;
 mod stop;
-mod tally;
 mod timer;
 mod will;
 mod wire;
@@ -63,7 +63,7 @@ pub use restore::has_expired;
 pub use wire::close;
 
 /// How long a client may take, when the gateway stops, to read what was published before.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const SHUTDOWN_FLUSH: Duration = Duration::from_millis(500);
 
 /// What sessions have in hand.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ pub enum Call {
     /// Its client has connected.
     Attach(Box<Attach>),
     /// What is in force has changed: rules, settings, listeners.
-    Look,
+    Recheck,
 }
 
 /// One session.
@@ -155,7 +155,7 @@ pub struct Session {
     /// The will's place on disk, until it is published or not going to be.
     kept_will: Option<KeptWill>,
     drop_log: LogLimit,
-    tally: Tally,
+    counters: SessionCounters,
     /// Until the broker stops; then it publishes nothing more.
     speaks: Option<TaskTrackerToken>,
     _counted: Counted,
@@ -207,7 +207,7 @@ impl End {
 }
 
 /// What is left of a connection: who comes next, and until when to wait.
-struct Aftermath {
+struct AfterDisconnect {
     next: Option<Box<Attach>>,
     will: Option<(WillRequest, Instant)>,
     /// `None`: never.
@@ -226,7 +226,7 @@ pub enum Start {
 
 /// Runs `session` to its end. A closed channel means that the broker has stopped.
 async fn run(mut session: Session, start: Start, mut calls: mpsc::Receiver<Call>, sessions: Arc<Sessions>) {
-    let mut after = Aftermath { next: None, will: None, expires: Some(Instant::now()), stopped: false };
+    let mut after = AfterDisconnect { next: None, will: None, expires: Some(Instant::now()), stopped: false };
     let mut present = false;
     match start {
         Start::Connected(first) => after.next = Some(first),
@@ -294,7 +294,7 @@ impl Session {
             journal: None,
             kept_will: None,
             drop_log: LogLimit::default(),
-            tally: Tally::new(&context.stats),
+            counters: SessionCounters::new(&context.stats),
             speaks: Some(context.shutdown.publishers.token()),
             _counted: context.stats.sessions.count(),
             context,
@@ -349,7 +349,7 @@ impl Session {
     }
 
     /// Keeps the session without a connection until a new one comes, it expires or the gateway stops.
-    async fn wait(&mut self, after: &mut Aftermath, calls: &mut mpsc::Receiver<Call>) {
+    async fn wait(&mut self, after: &mut AfterDisconnect, calls: &mut mpsc::Receiver<Call>) {
         let (mut timer, ended) = (Timer::default(), Instant::now());
         self.entrance = None;
         self.shares.set_connected(false);
@@ -373,12 +373,12 @@ impl Session {
                 return;
             }
             let deadline = after.expires.into_iter().chain(after.will.as_ref().map(|(_, due)| *due)).min();
-            let promises = self.promises(written);
+            let pending = self.pending_acks(written);
             let store = &self.context.store;
             tokio::select! {
                 call = calls.recv() => match call {
                     // A kept session stays, whoever it belongs to.
-                    Some(Call::Look) => drop(self.look()),
+                    Some(Call::Recheck) => drop(self.recheck()),
                     Some(Call::Attach(next)) => {
                         after.next = Some(next);
                         return;
@@ -392,7 +392,7 @@ impl Session {
                     after.stopped = true;
                     return;
                 },
-                () = promises.come_true(store), if promises.are_open() => {}
+                () = pending.progress(store), if pending.are_any() => {}
                 number = resync(store, self.journal.as_ref()), if self.journal.is_some() => self.save_anew(number),
                 () = timer.wait(deadline) => {}
             }

@@ -67,7 +67,7 @@ impl ShareFilter {
 
 /// What a member wants.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish {
+pub struct ShareOptions {
     /// Maximum QoS.
     pub qos: Qos,
     /// Whether messages keep the RETAIN flag they were published with.
@@ -127,7 +127,7 @@ impl Groups {
     }
 
     /// Makes every group look at its members anew.
-    pub fn look(&self) {
+    pub fn recheck(&self) {
         self.groups.lock().values().for_each(|group| group.changed.notify_one());
     }
 

@@ -15,7 +15,7 @@ impl Session {
     ///
     /// # Errors
     /// The client would not be let in any more.
-    pub(super) fn look(&mut self) -> Result<(), PacketError> {
+    pub(super) fn recheck(&mut self) -> Result<(), PacketError> {
         let limits = QueueLimits::of(&self.context.settings.get());
         self.queue.set_limits(limits);
         self.shares.set_limits(limits);

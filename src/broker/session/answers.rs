@@ -15,21 +15,21 @@ use crate::qos::Qos;
 
 /// What a session waits for besides its client and the bus.
 #[derive(Clone, Debug)]
-pub struct Promises {
+pub struct PendingAcks {
     /// For the durable readers of a message.
     persisting: Option<Persisting>,
     /// For anything more on disk than this.
     written: Option<Ticket>,
 }
 
-impl Promises {
+impl PendingAcks {
     /// Whether there is anything.
-    pub fn are_open(&self) -> bool {
+    pub fn are_any(&self) -> bool {
         self.persisting.is_some() || self.written.is_some()
     }
 
     /// Resolves at the first that may have come true. Cancel safe.
-    pub async fn come_true(&self, store: &Store) {
+    pub async fn progress(&self, store: &Store) {
         tokio::select! {
             () = async { if let Some(persisting) = &self.persisting { persisting.settled().await } },
                 if self.persisting.is_some() => {}
@@ -150,10 +150,10 @@ impl Session {
     }
 
     /// What to wait for; `seen` is how far the disk was before the session last looked.
-    pub(super) fn promises(&self, seen: Ticket) -> Promises {
+    pub(super) fn pending_acks(&self, seen: Ticket) -> PendingAcks {
         let written = (self.replies.is_unwritten() || self.is_writing).then_some(seen);
         let persisting = self.replies.persisting().filter(|persisting| !persisting.is_lost());
-        Promises { persisting: persisting.cloned(), written }
+        PendingAcks { persisting: persisting.cloned(), written }
     }
 
     /// The connection is gone, and with it the answers.
@@ -162,7 +162,7 @@ impl Session {
             // When it comes again it is taken anew.
             self.received.remove(&ack.id);
             if let Some(key) = seals {
-                self.shared.store.submit(Change::Unhold { key });
+                self.context.store.submit(Change::Unhold { key });
             }
         }
     }

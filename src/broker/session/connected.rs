@@ -7,7 +7,7 @@ use tokio::task::consume_budget;
 
 use super::timer::Timer;
 use super::wire::{Io, Wire};
-use super::{Aftermath, Attach, Call, End, LAST_WORDS, Session, resync};
+use super::{AfterDisconnect, Attach, Call, End, SHUTDOWN_FLUSH, Session, resync};
 use crate::broker::pace::Pace;
 use crate::broker::packet::{Reason, write_disconnect};
 use crate::broker::session_expiry::SessionExpiry;
@@ -23,7 +23,7 @@ impl Session {
         mut connection: Box<Attach>,
         resumes: bool,
         calls: &mut mpsc::Receiver<Call>,
-    ) -> Aftermath {
+    ) -> AfterDisconnect {
         let now = Instant::now();
         let mut connack = connection.terms.connack.clone();
         connack.session_present = resumes;
@@ -38,7 +38,7 @@ impl Session {
         let mut wire = Wire::new(*connection, self.context.stats.connected.count(), now);
         connack.write(&mut wire.output, wire.version);
         self.context.stats.connections.increment();
-        self.tally.connected();
+        self.counters.connected();
         tracing::info!(
             client_id = excerpt(&self.client_id),
             user = self.login.user().map(excerpt),
@@ -67,7 +67,7 @@ impl Session {
         let mut timer = Timer::default();
         let mut stop = None;
         // All may have changed since the client was let in.
-        self.look()?;
+        self.recheck()?;
         loop {
             // The bus alone can keep this loop busy for ever.
             consume_budget().await;
@@ -83,14 +83,14 @@ impl Session {
             let pace = self.pace.deadline().filter(|_| !self.inbox.is_empty());
             let deadline = wire.liveness.deadline().into_iter().chain(pace).chain(stop).min();
             let room = wire.held.as_ref().map(|held| held.room.clone());
-            let promises = self.promises(written);
+            let pending = self.pending_acks(written);
             let store = &self.context.store;
             tokio::select! {
                 progress = wire.io(now) => match progress? {
                     Io::Read(0) => return Err(End::Closed),
                     Io::Read(bytes) => self.context.stats.received.bytes.add(bytes as u64),
                     Io::Wrote(bytes) => {
-                        self.tally.wrote(bytes);
+                        self.counters.wrote(bytes);
                         self.context.stats.sent.bytes.add(bytes as u64);
                     }
                 },
@@ -98,11 +98,11 @@ impl Session {
                 () = self.shares.arrived() => {}
                 call = calls.recv(), if stop.is_none() => match call {
                     Some(Call::Attach(next)) => return Err(End::TakenOver(next)),
-                    Some(Call::Look) => self.look()?,
-                    None => stop = Some(Instant::now() + LAST_WORDS),
+                    Some(Call::Recheck) => self.recheck()?,
+                    None => stop = Some(Instant::now() + SHUTDOWN_FLUSH),
                 },
                 () = async { if let Some(room) = &room { room.ready().await } }, if room.is_some() => {}
-                () = promises.come_true(store), if promises.are_open() => {}
+                () = pending.progress(store), if pending.are_any() => {}
                 number = resync(store, self.journal.as_ref()), if self.journal.is_some() => self.save_anew(number),
                 () = timer.wait(deadline) => {}
             }
@@ -141,7 +141,7 @@ impl Session {
     }
 
     /// Says goodbye on the old connection and decides what becomes of the will and the session.
-    fn finish(&mut self, mut wire: Wire, end: End) -> Aftermath {
+    fn finish(&mut self, mut wire: Wire, end: End) -> AfterDisconnect {
         let ended = Instant::now();
         self.log_end(&wire, &end);
         self.pace = Pace::default();
@@ -176,7 +176,7 @@ impl Session {
             End::TakenOver(next) => Some(next),
             _ => None,
         };
-        Aftermath { next, will, expires, stopped }
+        AfterDisconnect { next, will, expires, stopped }
     }
 
     /// Drops the message that waits for the bus. It was not acknowledged: with QoS 1 and 2 it comes again.

@@ -13,7 +13,7 @@ use crate::broker::packet::{
     check_answer, write_pingresp, write_suback, write_unsuback,
 };
 use crate::broker::session_expiry::SessionExpiry;
-use crate::broker::share::{Outgoing, ShareError, ShareFilter, TooManyGroups, Wish};
+use crate::broker::share::{Outgoing, ShareError, ShareFilter, ShareOptions, TooManyGroups};
 use crate::broker::store::{Store, StoredSubscription};
 use crate::broker::subscriptions::{RetainHandling, Subscription, SubscriptionOptions};
 use crate::qos::Qos;
@@ -69,11 +69,11 @@ impl Session {
             }
             let Some(frame) = Frame::split(&mut wire.input, self.settings.max_packet_size)? else { break };
             wire.liveness.heard(now);
-            self.tally.packets_in += 1;
+            self.counters.packets_in += 1;
             match Packet::parse(wire.version, frame)? {
                 Packet::Publish(publish) if self.is_silent() => {
                     // Not acknowledged: with QoS 1 and 2 it comes again.
-                    self.tally.message_in(publish.payload.len());
+                    self.counters.message_in(publish.payload.len());
                     self.dropped(DropReason::Refused, 1, now);
                 }
                 Packet::Publish(publish) => self.publish(wire, publish, now)?,
@@ -111,7 +111,7 @@ impl Session {
                 return Err(PacketError { reason: Reason::RECEIVE_MAXIMUM_EXCEEDED, what }.into());
             }
         }
-        self.tally.message_in(publish.payload.len());
+        self.counters.message_in(publish.payload.len());
         // The parser has checked it.
         let topic = std::str::from_utf8(&publish.topic).unwrap_or_default();
         let refused = match is_reserved(topic) {
@@ -218,11 +218,11 @@ impl Session {
 
     /// Joins the group of a shared subscription. Retained messages do not come by it (MQTT 5.0, section 4.8.2).
     fn join_group(&mut self, share: ShareFilter, entry: &SubscribeEntry, qos: Qos, id: Option<u32>) -> Reason {
-        let wish = Wish { qos, retain_as_published: entry.retain_as_published, id };
-        match self.shares.join(share, wish) {
+        let options = ShareOptions { qos, retain_as_published: entry.retain_as_published, id };
+        match self.shares.join(share, options) {
             Ok(()) => {
                 if let Some(journal) = &self.journal {
-                    journal.subscribe(journal::shared(entry.filter.as_str().into(), wish));
+                    journal.subscribe(journal::shared(entry.filter.as_str().into(), options));
                 }
                 Reason(qos as u8)
             }

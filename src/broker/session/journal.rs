@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::Session;
 use super::inflight::Filed;
 use crate::broker::session_expiry::SessionExpiry;
-use crate::broker::share::{Outgoing, Wish};
+use crate::broker::share::{Outgoing, ShareOptions};
 use crate::broker::store::{
     Change, HoldKey, RowId, SessionId, SessionRecord, Store, StoredMessage, StoredSubscription, Ticket, Urgency,
 };
@@ -168,7 +168,7 @@ impl Session {
                 id: subscription.id,
             });
         }
-        self.shares.iter().for_each(|(text, wish)| journal.subscribe(shared(text.clone(), wish)));
+        self.shares.iter().for_each(|(text, options)| journal.subscribe(shared(text.clone(), options)));
         for &id in &self.received {
             journal.receive(id, None);
         }
@@ -188,13 +188,10 @@ impl Session {
 }
 
 /// A membership in a group, by the filter as the client wrote it.
-pub(super) fn shared(filter: Arc<str>, wish: Wish) -> StoredSubscription {
-    let options = SubscriptionOptions {
-        qos: wish.qos,
-        retain_as_published: wish.retain_as_published,
-        ..SubscriptionOptions::default()
-    };
-    StoredSubscription { filter, options, id: wish.id }
+pub(super) fn shared(filter: Arc<str>, share: ShareOptions) -> StoredSubscription {
+    let ShareOptions { qos, retain_as_published, id } = share;
+    let options = SubscriptionOptions { qos, retain_as_published, ..SubscriptionOptions::default() };
+    StoredSubscription { filter, options, id }
 }
 
 impl From<&Outgoing> for StoredMessage {

@@ -168,7 +168,7 @@ impl Session {
                     if packet.size(wire.version) <= wire.recipient.maximum_packet_size {
                         packet.write(wire.version, &mut wire.output);
                         self.delivered += u64::from(!dup);
-                        self.tally.message_out(message.message.payload_bytes().len());
+                        self.counters.message_out(message.message.payload_bytes().len());
                         continue;
                     }
                     (id, DropReason::TooLong)
@@ -210,7 +210,7 @@ impl Session {
             wire.aliases.told(topic, alias);
         }
         self.delivered += 1;
-        self.tally.message_out(outgoing.message.payload_bytes().len());
+        self.counters.message_out(outgoing.message.payload_bytes().len());
         if qos > Qos::AtMostOnce {
             let id = self.inflight.next_id();
             let filed = self.journal.as_ref().and_then(|journal| journal.assign(&mut outgoing, id));

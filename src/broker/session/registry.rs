@@ -52,7 +52,9 @@ impl Sessions {
                 }
                 // Its task is gone without a word, which only a panic can do.
                 Err(mpsc::error::TrySendError::Closed(Call::Attach(returned))) => attach = returned,
-                Err(mpsc::error::TrySendError::Full(Call::Look) | mpsc::error::TrySendError::Closed(Call::Look)) => {
+                Err(
+                    mpsc::error::TrySendError::Full(Call::Recheck) | mpsc::error::TrySendError::Closed(Call::Recheck),
+                ) => {
                     return Ok(());
                 }
             }
@@ -91,9 +93,9 @@ impl Sessions {
 
     /// Makes every session look at what is in force now. One that has so many connections waiting that it cannot be told
     /// looks anyway when it takes the next of them.
-    pub fn look(&self) {
+    pub fn recheck(&self) {
         for entry in self.entries.lock().values() {
-            let _ = entry.call.try_send(Call::Look);
+            let _ = entry.call.try_send(Call::Recheck);
         }
     }
 
@@ -104,7 +106,7 @@ impl Sessions {
         let is_new = self.context.shutdown.enter(stage);
         drop(entries);
         if is_new {
-            self.look();
+            self.recheck();
         }
     }
 

@@ -8,7 +8,7 @@ use super::journal::Journal;
 use super::{Context, Session};
 use crate::broker::auth::Login;
 use crate::broker::session_expiry::SessionExpiry;
-use crate::broker::share::{Group, Outgoing, ShareFilter, Wish};
+use crate::broker::share::{Group, Outgoing, ShareFilter, ShareOptions};
 use crate::broker::store::{Phase, RowId, SessionRecord, StoredMessage, StoredSession, StoredSubscription};
 use crate::broker::subscriptions::Subscription;
 use crate::log_limit::excerpt;
@@ -59,7 +59,7 @@ impl Session {
         }
         session.inflight.restore(unfinished);
         // The rules may have changed meanwhile. A kept session stays, whoever it belongs to.
-        let _ = session.look();
+        let _ = session.recheck();
         (session, expires)
     }
 
@@ -71,8 +71,9 @@ impl Session {
         for StoredSubscription { filter, options, id } in subscriptions {
             match ShareFilter::parse(&filter) {
                 Some(Ok(share)) => {
-                    let wish = Wish { qos: options.qos, retain_as_published: options.retain_as_published, id };
-                    if let Err(error) = self.shares.join(share, wish) {
+                    let options =
+                        ShareOptions { qos: options.qos, retain_as_published: options.retain_as_published, id };
+                    if let Err(error) = self.shares.join(share, options) {
                         failed(&filter, &error);
                     }
                 }

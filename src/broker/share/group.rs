@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::mailbox::{Mailbox, Readiness};
-use super::{Groups, Outgoing, ShareFilter, Wish};
+use super::{Groups, Outgoing, ShareFilter, ShareOptions};
 use crate::broker::auth::acl::Rights;
 use crate::broker::bus::{Durability, Reader, Received};
 use crate::broker::message::Message;
@@ -51,7 +51,7 @@ struct State {
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) mailbox: Arc<Mailbox<Outgoing>>,
-    pub(super) wish: Wish,
+    pub(super) options: ShareOptions,
     /// `None`: it may read everything.
     pub(super) rights: Option<Arc<Rights>>,
 }
@@ -210,12 +210,12 @@ impl Group {
         let (reason, dropped) = match choice {
             Choice::Member(index, _) => {
                 state.next = index + 1;
-                let Member { mailbox, wish, .. } = &state.members[index];
+                let Member { mailbox, options, .. } = &state.members[index];
                 let (size, session) = (message.size(), mailbox.session());
                 let mut outgoing = Outgoing {
-                    qos: wish.qos.min(message.qos()),
-                    retain: wish.retain_as_published && message.retain(),
-                    ids: wish.id.into_iter().collect(),
+                    qos: options.qos.min(message.qos()),
+                    retain: options.retain_as_published && message.retain(),
+                    ids: options.id.into_iter().collect(),
                     group: Some(self.clone()),
                     row: None,
                     is_filed: false,
@@ -272,7 +272,7 @@ impl State {
         let count = self.members.len();
         let (mut best, mut denied) = (None, 0);
         for index in (self.next..count).chain(0..self.next.min(count)) {
-            let Member { mailbox, wish, rights } = &self.members[index];
+            let Member { mailbox, options, rights } = &self.members[index];
             if rights.as_ref().is_some_and(|rights| !rights.may_read(topic)) {
                 denied += 1;
                 continue;
@@ -281,7 +281,7 @@ impl State {
             if readiness == Readiness::Free {
                 return Choice::Member(index, readiness);
             }
-            let kept = readiness != Readiness::Offline || qos.min(wish.qos) > Qos::AtMostOnce;
+            let kept = readiness != Readiness::Offline || qos.min(options.qos) > Qos::AtMostOnce;
             if kept && best.is_none_or(|(least, _)| (readiness, load) > least) {
                 best = Some(((readiness, load), index));
             }
@@ -315,7 +315,11 @@ mod tests {
             BrokerStats::default().queued.part(),
         );
         mailbox.set_connected(connected);
-        Member { mailbox: Arc::new(mailbox), wish: Wish { qos, retain_as_published: false, id: None }, rights: None }
+        Member {
+            mailbox: Arc::new(mailbox),
+            options: ShareOptions { qos, retain_as_published: false, id: None },
+            rights: None,
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::group::Member;
 use super::mailbox::Mailbox;
-use super::{Group, Groups, Outgoing, ShareFilter, TooManyGroups, Wish};
+use super::{Group, Groups, Outgoing, ShareFilter, ShareOptions, TooManyGroups};
 use crate::broker::auth::acl::Rights;
 use crate::broker::queue::QueueLimits;
 use crate::broker::store::SessionId;
@@ -16,7 +16,7 @@ use crate::stats::DropReason;
 pub struct Memberships {
     all: Arc<Groups>,
     mailbox: Arc<Mailbox<Outgoing>>,
-    groups: HashMap<ShareFilter, (Arc<Group>, Wish)>,
+    groups: HashMap<ShareFilter, (Arc<Group>, ShareOptions)>,
     rights: Option<Arc<Rights>>,
 }
 
@@ -28,10 +28,10 @@ impl Memberships {
     }
 
     /// Joins a group, or changes what is wanted from it. What is published after this returns goes to its members.
-    pub fn join(&mut self, share: ShareFilter, wish: Wish) -> Result<(), TooManyGroups> {
-        let member = Member { mailbox: self.mailbox.clone(), wish, rights: self.rights.clone() };
+    pub fn join(&mut self, share: ShareFilter, options: ShareOptions) -> Result<(), TooManyGroups> {
+        let member = Member { mailbox: self.mailbox.clone(), options, rights: self.rights.clone() };
         let group = self.all.join(&share, member)?;
-        self.groups.insert(share, (group, wish));
+        self.groups.insert(share, (group, options));
         Ok(())
     }
 
@@ -123,8 +123,8 @@ impl Memberships {
     }
 
     /// The filters, as the client wrote them, and what is wanted.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, Wish)> {
-        self.groups.values().map(|(group, wish)| (group.text(), *wish))
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, ShareOptions)> {
+        self.groups.values().map(|(group, options)| (group.text(), *options))
     }
 
     /// Calls `look` for all that waits, oldest first.

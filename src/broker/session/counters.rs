@@ -6,7 +6,7 @@ use crate::broker::stats::{BrokerStats, Counted, Queued};
 
 /// Counts of one session, told to [`BrokerStats`] once a turn of its task.
 #[derive(Debug)]
-pub struct Tally {
+pub struct SessionCounters {
     /// Packets from the client.
     pub packets_in: u64,
     /// PUBLISH packets from the client, and the bytes of their payloads.
@@ -23,7 +23,7 @@ pub struct Tally {
 
 /// What a session has now.
 #[derive(Clone, Copy, Debug)]
-pub struct Holdings {
+pub struct SessionGauges {
     pub subscriptions: usize,
     pub shared_subscriptions: usize,
     pub queued: usize,
@@ -34,8 +34,8 @@ pub struct Holdings {
 impl Session {
     /// Tells the broker's counters what was done since the last time, and what there is now.
     pub(super) fn account(&mut self, output: &[u8]) {
-        self.tally.tell(&self.context.stats, output);
-        self.tally.hold(Holdings {
+        self.counters.tell(&self.context.stats, output);
+        self.counters.hold(SessionGauges {
             subscriptions: self.subscriptions.len(),
             shared_subscriptions: self.shares.len(),
             queued: self.queue.len(),
@@ -45,10 +45,10 @@ impl Session {
     }
 }
 
-impl Tally {
+impl SessionCounters {
     /// Nothing yet.
-    pub fn new(stats: &BrokerStats) -> Tally {
-        Tally {
+    pub fn new(stats: &BrokerStats) -> SessionCounters {
+        SessionCounters {
             packets_in: 0,
             messages_in: (0, 0),
             messages_out: (0, 0),
@@ -103,7 +103,7 @@ impl Tally {
     }
 
     /// Tells the broker what there is now.
-    pub fn hold(&mut self, holdings: Holdings) {
+    pub fn hold(&mut self, holdings: SessionGauges) {
         self.subscriptions.set(holdings.subscriptions);
         self.shared_subscriptions.set(holdings.shared_subscriptions);
         self.queued.set(holdings.queued, holdings.queued_bytes);
@@ -128,17 +128,17 @@ mod tests {
     #[test]
     fn packets_are_counted_once_whenever_they_leave() {
         let stats = BrokerStats::default();
-        let mut tally = Tally::new(&stats);
-        tally.connected();
+        let mut counters = SessionCounters::new(&stats);
+        counters.connected();
         let mut output = [&[0x20, 2, 0, 0][..], &[0xD0, 0], &[0x30, 0x80, 1], &[7; 128]].concat();
-        tally.message_out(100);
-        tally.tell(&stats, &output);
+        counters.message_out(100);
+        counters.tell(&stats, &output);
         output.drain(..5);
-        tally.wrote(5);
+        counters.wrote(5);
         output.extend([0xD0, 0]);
-        tally.tell(&stats, &output);
-        tally.wrote(output.len());
-        tally.tell(&stats, &[]);
+        counters.tell(&stats, &output);
+        counters.wrote(output.len());
+        counters.tell(&stats, &[]);
         assert_eq!((stats.received.packets.get(), stats.sent.packets.get()), (1, 4));
         assert_eq!((stats.sent.messages.get(), stats.sent.payload.get()), (1, 100));
     }
@@ -146,10 +146,16 @@ mod tests {
     #[test]
     fn what_a_session_has_goes_with_it() {
         let stats = BrokerStats::default();
-        let mut tally = Tally::new(&stats);
-        tally.hold(Holdings { subscriptions: 2, shared_subscriptions: 1, queued: 3, queued_bytes: 300, inflight: 4 });
+        let mut counters = SessionCounters::new(&stats);
+        counters.hold(SessionGauges {
+            subscriptions: 2,
+            shared_subscriptions: 1,
+            queued: 3,
+            queued_bytes: 300,
+            inflight: 4,
+        });
         assert_eq!((stats.subscriptions.get(), stats.queued.bytes.get(), stats.inflight.get()), (2, 300, 4));
-        drop(tally);
+        drop(counters);
         assert_eq!((stats.subscriptions.get(), stats.queued.bytes.get(), stats.inflight.get()), (0, 0, 0));
     }
 }
