@@ -147,8 +147,10 @@ struct Shared {
     disk: Disk,
     /// See [`Store::size`].
     size: AtomicU64,
-    /// The watermark, the resyncs, the end or the error has changed.
+    /// The watermark, the end or the error has changed.
     changed: Notify,
+    /// The resyncs have changed. Every kept session waits for that, and must not be woken by each commit.
+    asked: Notify,
     error: Mutex<Option<(SystemTime, Arc<str>)>>,
     stats: StoreStats,
     last_row: AtomicU64,
@@ -282,7 +284,7 @@ impl Store {
     /// call returned, 0 at first. What was on disk is replaced a second later; nobody waits for tickets until then.
     pub async fn resync(&self, seen: u64) -> u64 {
         let number = || self.shared().resyncs.load(Ordering::Acquire);
-        self.shared().until(|| number() != seen).await;
+        until(&self.shared().asked, || number() != seen).await;
         number()
     }
 
@@ -356,6 +358,7 @@ impl Shared {
             disk: Disk::default(),
             size: AtomicU64::new(0),
             changed: Notify::new(),
+            asked: Notify::new(),
             error: Mutex::new(None),
             stats: StoreStats::default(),
             last_row: AtomicU64::new(0),
@@ -391,16 +394,9 @@ impl Shared {
         result
     }
 
-    /// Resolves when `condition` holds; it is looked at whenever something changes.
+    /// Resolves when `condition` holds; it is looked at whenever something but the resyncs changes.
     async fn until(&self, condition: impl Fn() -> bool) {
-        while !condition() {
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
-            // It may have come to hold before the notification was asked for.
-            if !condition() {
-                changed.await;
-            }
-        }
+        until(&self.changed, condition).await;
     }
 
     fn close(&self) {
@@ -415,7 +411,7 @@ impl Shared {
 
     fn ask_for_all(&self) {
         self.resyncs.fetch_add(1, Ordering::AcqRel);
-        self.changed.notify_waiters();
+        self.asked.notify_waiters();
     }
 
     /// Notes why nothing can be written; the time is that of the first error.
@@ -427,5 +423,17 @@ impl Shared {
         });
         drop(known);
         self.changed.notify_waiters();
+    }
+}
+
+/// Resolves when `condition` holds; it is looked at whenever something is `notified`.
+async fn until(notified: &Notify, condition: impl Fn() -> bool) {
+    while !condition() {
+        let mut changed = pin!(notified.notified());
+        changed.as_mut().enable();
+        // It may have come to hold before the notification was asked for.
+        if !condition() {
+            changed.await;
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::{Context, Wake};
 use std::time::Duration;
 
 use super::fixture::{connected, draft_message, stored};
@@ -227,6 +228,25 @@ async fn damage_found_while_it_runs_is_set_aside_and_all_is_asked_for() {
     assert!(path.with_file_name("broker.db.bad").exists());
     let (_, restored) = open(&path);
     assert_eq!((restored.retained.len(), restored.sessions.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_commit_wakes_nobody_who_waits_until_all_is_asked_for() {
+    struct Wakes(AtomicU64);
+    impl Wake for Wakes {
+        fn wake(self: Arc<Wakes>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (_folder, path) = folder();
+    let (store, _) = open(&path);
+    let wakes = Arc::new(Wakes(AtomicU64::new(0)));
+    let mut waits = pin!(store.resync(0));
+    assert!(waits.as_mut().poll(&mut Context::from_waker(&wakes.clone().into())).is_pending());
+    done(&store, retain(&store, "t", b"1", Urgency::Urgent)).await;
+    assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+    store.shared().ask_for_all();
+    assert_eq!((wakes.0.load(Ordering::SeqCst), waits.await), (1, 1));
 }
 
 #[tokio::test]
