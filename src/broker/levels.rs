@@ -241,4 +241,23 @@ mod tests {
         assert_eq!(found, 100);
         assert!(steps.get() <= 400, "{} steps for 100 matches among 10 000 topics", steps.get());
     }
+
+    #[test]
+    fn filters_that_do_not_match_are_not_walked() {
+        let filters: Vec<String> = (0..2500)
+            .flat_map(|i| {
+                ["dev/{}/+", "+/{}/state", "+/+/{}", "dev/+/{}/#"].map(|text| text.replace("{}", &i.to_string()))
+            })
+            .collect();
+        let map = keys(&filters);
+        let steps = std::cell::Cell::new(0);
+        let counted = |filter: &[u8], next: &mut Vec<u8>| {
+            steps.set(steps.get() + 1);
+            filter_step(filter, "dev/1234/state", next)
+        };
+        let mut found = 0;
+        leap_through(&map, Vec::new(), counted, |_, _| found += 1);
+        assert_eq!(found, 2, "dev/1234/+ and +/1234/state");
+        assert!(steps.get() <= 20, "{} steps for 2 matches among 10 000 filters", steps.get());
+    }
 }
