@@ -49,6 +49,7 @@ mod model;
 mod opening;
 mod pending;
 mod restore;
+mod retained_rows;
 mod schema;
 mod stall;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use rusqlite::{Transaction, params};
 use super::change::{RowId, SessionId};
 use super::encode::{self, Clock, Stage};
 use super::pending::{Pending, RowChange, SessionChanges};
+use super::retained_rows::{RetainedRows, RowChanges};
 
 /// Writes into a transaction.
 pub(super) struct Batch<'a> {
@@ -18,21 +19,24 @@ pub(super) struct Batch<'a> {
     pub(super) added: HashMap<SessionId, i64, RandomState>,
     /// Sessions whose rows are gone.
     pub(super) forgotten: Vec<SessionId>,
+    /// What becomes of the rows of retained messages.
+    pub(super) retained: RowChanges,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(transaction: &'a Transaction<'a>) -> Batch<'a> {
-        let (added, forgotten) = Default::default();
-        Batch { transaction, clock: Clock::read(), rows: 0, added, forgotten }
+        let (added, forgotten, retained) = Default::default();
+        Batch { transaction, clock: Clock::read(), rows: 0, added, forgotten, retained }
     }
 
     pub(super) fn write(
         &mut self,
         batch: &Pending,
         owned: &HashMap<SessionId, u64, RandomState>,
+        retained: &RetainedRows,
     ) -> rusqlite::Result<()> {
         if batch.wipe {
-            for table in ["sessions", "subscriptions", "queue", "received", "retained", "wills"] {
+            for table in ["sessions", "subscriptions", "queue", "received", "retained_messages", "wills"] {
                 self.execute(&format!("DELETE FROM {table}"), [])?;
             }
         } else {
@@ -45,18 +49,36 @@ impl<'a> Batch<'a> {
             self.session(**session, changes)?;
         }
         self.queue(&sessions)?;
+        if batch.wipe {
+            self.retained(batch, &retained.emptied())?
+        } else {
+            self.retained(batch, retained)?
+        }
+        self.wills(batch)
+    }
+
+    /// New topics are appended; see [`RetainedRows`].
+    fn retained(&mut self, batch: &Pending, rows: &RetainedRows) -> rusqlite::Result<()> {
         let mut retained: Vec<_> = batch.retained.iter().collect();
         retained.sort_unstable_by_key(|(topic, _)| topic.as_bytes());
         for (topic, retain) in retained {
-            match &retain.message {
-                Some(message) => {
-                    let value = encode::retained(message, self.clock);
-                    self.execute("INSERT OR REPLACE INTO retained VALUES(?1, ?2)", params![&**topic, value])?;
+            let topic = &**topic;
+            let row = rows.get(topic);
+            let Some(message) = &retain.message else {
+                let sql = "DELETE FROM retained_messages WHERE row = ?1 AND topic = ?2";
+                if row.is_some() && self.execute(sql, params![row, topic])? > 0 {
+                    self.retained.remove(topic);
                 }
-                None => drop(self.execute("DELETE FROM retained WHERE topic = ?1", [&**topic])?),
+                continue;
+            };
+            let value = encode::retained(message, self.clock);
+            let sql = "UPDATE retained_messages SET message = ?3 WHERE row = ?1 AND topic = ?2";
+            if row.is_none() || self.execute(sql, params![row, topic, value])? == 0 {
+                let row = self.retained.add(rows, topic);
+                self.execute("INSERT INTO retained_messages VALUES(?1, ?2, ?3)", params![row, topic, value])?;
             }
         }
-        self.wills(batch)
+        Ok(())
     }
 
     fn wills(&mut self, batch: &Pending) -> rusqlite::Result<()> {

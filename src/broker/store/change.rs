@@ -222,7 +222,7 @@ pub struct StoredWill {
 /// What was on disk.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// Retained messages, by topic. Expired ones may be among them.
+    /// Retained messages, each topic's only once, in the order the topics came. Expired ones may be among them.
     pub retained: Vec<Message>,
     /// Sessions, by id.
     pub sessions: Vec<StoredSession>,

@@ -18,6 +18,7 @@ use super::batch::Batch;
 use super::change::SessionId;
 use super::error::DatabaseError;
 use super::pending::Pending;
+use super::retained_rows::RetainedRows;
 use super::schema::{Schema, VERSION};
 
 /// Bytes of a page. A commit of one message writes one page: with 4096 and the header of the log that are two blocks
@@ -46,6 +47,8 @@ pub(super) struct Database {
     is_ready: bool,
     /// How many rows of the queue each session has; none has no entry.
     owned: HashMap<SessionId, u64, RandomState>,
+    /// Of retained messages; read when it is made ready.
+    retained: RetainedRows,
     /// Pages in the log when it was last looked at.
     log_pages: u64,
 }
@@ -85,6 +88,7 @@ impl Database {
             is_orphaned: false,
             is_ready: false,
             owned: HashMap::default(),
+            retained: RetainedRows::default(),
             log_pages: 0,
         };
         if found == "ok" { Ok(database) } else { Err(database.damaged(found.replace('\n', " "))) }
@@ -140,6 +144,7 @@ impl Database {
         if self.is_orphaned {
             self.remove_orphans()?;
         }
+        self.retained = RetainedRows::read(&self.connection)?;
         self.connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
         self.log_pages = self.count_log_pages()?;
         self.is_ready = true;
@@ -177,15 +182,17 @@ impl Database {
     fn try_commit(&mut self, batch: &Pending, probe: bool) -> rusqlite::Result<Written> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut writer = Batch::new(&transaction);
-        writer.write(batch, &self.owned)?;
-        let Batch { rows, added, forgotten, .. } = writer;
+        writer.write(batch, &self.owned, &self.retained)?;
+        let Batch { rows, added, forgotten, retained, .. } = writer;
         if probe {
             transaction.pragma_update(None, "user_version", VERSION)?;
         }
         transaction.commit()?;
         if batch.wipe {
             self.owned.clear();
+            self.retained = self.retained.emptied();
         }
+        self.retained.apply(retained);
         self.owned.retain(|session, _| !forgotten.contains(session));
         for (session, added) in added {
             let count = self.owned.entry(session).or_default();

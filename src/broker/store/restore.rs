@@ -10,7 +10,8 @@ use super::change::{Change, Phase, Restored, RowId, SessionId, StoredRow, Stored
 use super::database::Database;
 use super::encode::{self, Clock, Damage, Stage};
 use super::error::DatabaseError;
-use super::schema::WILLS_SINCE;
+use super::schema::{RETAINED_ROWS_SINCE, WILLS_SINCE};
+use crate::broker::message::Message;
 
 type Sessions = BTreeMap<SessionId, StoredSession>;
 /// As in [`Restored`].
@@ -68,22 +69,34 @@ fn read(database: &Database, orphans: &mut u64) -> Result<Restored, RestoreError
     let mut unfit = Unfit::new();
     *orphans += read_queue(connection, clock, &mut sessions, &mut unfit)?;
     *orphans += read_received(connection, &mut sessions)?;
+    let retained = read_retained(connection, clock, database.version(), &mut unfit)?;
+    let wills = if database.version() >= WILLS_SINCE { read_wills(connection)? } else { Vec::new() };
+    Ok(Restored { retained, sessions: sessions.into_values().collect(), wills, unfit })
+}
+
+fn read_retained(
+    connection: &Connection,
+    clock: Clock,
+    version: i32,
+    unfit: &mut Unfit,
+) -> Result<Vec<Message>, RestoreError> {
+    let sql = match version {
+        RETAINED_ROWS_SINCE.. => "SELECT row, topic, message FROM retained_messages ORDER BY row",
+        _ => "SELECT 0, topic, message FROM retained",
+    };
     let mut retained = Vec::new();
-    each(connection, "SELECT topic, message FROM retained ORDER BY topic", |row| {
-        let topic = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
-        match encode::decode_retained(topic, blob(row, 1)?, clock) {
+    each(connection, sql, |row| {
+        let topic = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+        match encode::decode_retained(topic, blob(row, 2)?, clock) {
             Ok(message) => retained.push(message),
             Err(Damage::Unfit(topic)) => {
                 unfit.push((topic.clone(), Change::Forget { topic, urgency: Urgency::Lazy }));
             }
-            Err(source) => {
-                return Err(RestoreError::Damage { table: "retained", row: retained.len() as i64, source });
-            }
+            Err(source) => return Err(RestoreError::Damage { table: "retained", row: row.get(0)?, source }),
         }
         Ok(())
     })?;
-    let wills = if database.version() >= WILLS_SINCE { read_wills(connection)? } else { Vec::new() };
-    Ok(Restored { retained, sessions: sessions.into_values().collect(), wills, unfit })
+    Ok(retained)
 }
 
 fn read_sessions(connection: &Connection, sessions: &mut Sessions) -> Result<(), RestoreError> {

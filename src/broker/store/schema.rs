@@ -10,8 +10,8 @@ use super::error::DatabaseError;
 const APPLICATION: i32 = 0x6761_7465;
 
 /// What makes each version out of the one before; the first, out of nothing. Never changed once it was released, for
-/// the tables in a file are recognized by it. Each adds tables, and [`restore`](super::restore) reads what all versions
-/// have written: so a store is read before it is brought to this version, which a full disk may put off.
+/// the tables in a file are recognized by it. Each adds tables, and may fill them; [`restore`](super::restore) reads what
+/// all versions have written: so a store is read before it is brought to this version, which a full disk may put off.
 const STEPS: &[&[&str]] = &[
     &[
         "CREATE TABLE sessions(session INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT",
@@ -22,6 +22,12 @@ const STEPS: &[&[&str]] = &[
         "CREATE TABLE retained(topic TEXT NOT NULL PRIMARY KEY, message BLOB NOT NULL) STRICT, WITHOUT ROWID",
     ],
     &["CREATE TABLE wills(will INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT"],
+    // The table `retained` stays, and stays empty.
+    &[
+        "CREATE TABLE retained_messages(row INTEGER PRIMARY KEY, topic TEXT NOT NULL, message BLOB NOT NULL) STRICT",
+        "INSERT INTO retained_messages(topic, message) SELECT topic, message FROM retained ORDER BY topic",
+        "DELETE FROM retained",
+    ],
 ];
 
 /// Of the tables that all steps make.
@@ -29,6 +35,9 @@ pub(super) const VERSION: i32 = STEPS.len() as i32;
 
 /// The version that has wills first.
 pub(super) const WILLS_SINCE: i32 = 2;
+
+/// The version that has retained messages in rows, in the order they came.
+pub(super) const RETAINED_ROWS_SINCE: i32 = 3;
 
 /// What a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +63,7 @@ impl Schema {
         if application == APPLICATION && label > VERSION {
             return Err(DatabaseError::Newer { path: path.to_owned(), version: label });
         }
-        let found = (0..=VERSION).find(|&version| STEPS[..version as usize].concat() == tables);
+        let found = (0..=VERSION).find(|&version| tables_of(version).eq(&tables));
         match found {
             // With a label it is ours, and has lost its tables, or another program's.
             Some(0) if (application, label) == (0, 0) => Ok(Schema { version: 0, is_labelled: true }),
@@ -102,6 +111,12 @@ impl Schema {
         }
         Ok(())
     }
+}
+
+/// As they are made.
+fn tables_of(version: i32) -> impl Iterator<Item = &'static str> {
+    let statements = STEPS[..version as usize].iter().flat_map(|step| step.iter().copied());
+    statements.filter(|statement| statement.starts_with("CREATE TABLE"))
 }
 
 fn label(transaction: &Transaction<'_>, version: i32) -> rusqlite::Result<()> {
