@@ -131,7 +131,7 @@ async fn offline(messages: &Messages, rate: u64, count: u64, payload: usize) {
         trial.due(number, rate).await;
         let row = store.next_row();
         rows.push_back(row);
-        store.submit(Change::Enqueue { session, row, outgoing: outgoing.clone(), hold: None });
+        store.submit(Change::Enqueue { session, row, outgoing: outgoing.clone(), gate: None });
         if rows.len() > QUEUED {
             let row = rows.pop_front().unwrap();
             store.submit(Change::Dequeue { session, row });
@@ -166,7 +166,7 @@ async fn one_after_the_other(messages: &Messages, count: u64) {
 async fn flood(store: &Store, session: SessionId, outgoing: &StoredMessage, count: u64) {
     for number in 1..=count {
         let row = store.next_row();
-        let ticket = store.submit(Change::Enqueue { session, row, outgoing: outgoing.clone(), hold: None });
+        let ticket = store.submit(Change::Enqueue { session, row, outgoing: outgoing.clone(), gate: None });
         if number % 1000 == 0 {
             store.done(ticket).await;
         }

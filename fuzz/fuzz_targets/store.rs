@@ -46,12 +46,12 @@ fn fill(store: &Store) {
     let (filter, options, id) = ("a/#".into(), Qos::AtLeastOnce.into(), Some(1));
     store.submit(Change::Subscribe { session, subscription: StoredSubscription { filter, options, id } });
     for packet_id in 1..20 {
-        store.submit(Change::Receive { session, packet_id, seals: None });
+        store.submit(Change::PublishReceived { session, packet_id, opens: None });
         let message = message(packet_id);
         store.submit(Change::Retain(message.clone(), Urgency::Urgent));
         let (qos, ids, share) = (Qos::ExactlyOnce, [1, 2].into_iter().collect(), Some("$share/a/b".into()));
         let outgoing = StoredMessage { message, qos, retain: false, ids, share };
-        store.submit(Change::Enqueue { session, row: store.next_row(), outgoing, hold: None });
+        store.submit(Change::Enqueue { session, row: store.next_row(), outgoing, gate: None });
     }
 }
 

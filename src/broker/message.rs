@@ -20,9 +20,9 @@ const HEADER: usize = 40;
 
 /// Flags in the first byte.
 const RETAIN: u8 = 4;
-const HELD: u8 = 8;
+const GATED: u8 = 8;
 const VOLATILE: u8 = 16;
-const FLAGS: u8 = 3 | RETAIN | HELD | VOLATILE;
+const FLAGS: u8 = 3 | RETAIN | GATED | VOLATILE;
 
 /// How long a change may wait for the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +107,8 @@ impl Envelope {
 
     /// Durable readers keep it from their clients until its packet identifier is on disk: exactly once [MQTT-4.3.3-10].
     #[must_use]
-    pub fn held(mut self) -> Envelope {
-        self.bytes[0] |= HELD;
+    pub fn gated(mut self) -> Envelope {
+        self.bytes[0] |= GATED;
         self
     }
 
@@ -212,9 +212,9 @@ impl Message {
         self.bytes[0] & RETAIN != 0
     }
 
-    /// See [`Envelope::held`].
-    pub fn is_held(&self) -> bool {
-        self.bytes[0] & HELD != 0
+    /// See [`Envelope::gated`].
+    pub fn is_gated(&self) -> bool {
+        self.bytes[0] & GATED != 0
     }
 
     /// See [`Envelope::volatile`].

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 pub use crate::broker::session_expiry::SessionExpiry;
 use crate::stats::Counter;
 pub use change::{
-    Change, HoldKey, Phase, Restored, RowId, SessionId, SessionRecord, StoredMessage, StoredRow, StoredSession,
+    Change, Phase, Qos2Gate, Restored, RowId, SessionId, SessionRecord, StoredMessage, StoredRow, StoredSession,
     StoredSubscription, StoredWill, Urgency, WillId,
 };
 
@@ -230,7 +230,7 @@ impl Store {
         WillId(self.shared().last_will.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Takes a change; never blocks. The ticket says when it is on disk; that of a lazy or a held change is done.
+    /// Takes a change; never blocks. The ticket says when it is on disk; that of a lazy change, or of a row behind a gate, is done.
     pub fn submit(&self, change: Change) -> Ticket {
         let shared = self.shared();
         if !shared.on {
@@ -273,15 +273,15 @@ impl Store {
         self.shared().until(|| self.committed() != seen).await;
     }
 
-    /// Whether rows that wait for `key` are not on disk: from the Enqueue until the transaction with the Receive that
-    /// seals it. False for a key that nothing waits for, and while the disk takes nothing. Look again at each
+    /// Whether rows behind `gate` are not on disk: from the Enqueue until the transaction with the PublishReceived that
+    /// opens it. False for a gate that nothing waits behind, and while the disk takes nothing. Look again at each
     /// [`Store::progress`].
-    pub fn is_held(&self, key: HoldKey) -> bool {
-        self.shared().on && self.shared().ledger.lock().is_held(key)
+    pub fn is_gated(&self, gate: Qos2Gate) -> bool {
+        self.shared().on && self.shared().ledger.lock().is_gated(gate)
     }
 
     /// Resolves with a new number when everybody must submit anew all that he wants kept: retained messages, sessions,
-    /// subscriptions, queues (held rows without their hold), received identifiers, wills. `seen` is the number that the last
+    /// subscriptions, queues (rows behind a gate without it), received identifiers, wills. `seen` is the number that the last
     /// call returned, 0 at first. What was on disk is replaced a second later; nobody waits for tickets until then.
     pub async fn resync(&self, seen: u64) -> u64 {
         let number = || self.shared().resyncs.load(Ordering::Acquire);

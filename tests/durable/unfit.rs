@@ -47,7 +47,7 @@ async fn keep(path: &Path, topics: &[&str]) {
         let (row, qos) = (store.next_row(), Qos::AtLeastOnce);
         let sent = message.topic() == UNFIT[2];
         let outgoing = StoredMessage { message, qos, retain: false, ids: [].into_iter().collect(), share: None };
-        store.submit(Change::Enqueue { session, row, outgoing, hold: None });
+        store.submit(Change::Enqueue { session, row, outgoing, gate: None });
         if sent {
             store.submit(Change::Assign { session, row, packet_id: 7, urgency: Urgency::Urgent });
         }

@@ -8,7 +8,7 @@ use super::persist::PersistGuard;
 use super::reader_queue::{Arrival, ReaderQueue};
 use super::{BusError, Shared};
 use crate::broker::message::Message;
-use crate::broker::store::HoldKey;
+use crate::broker::store::Qos2Gate;
 use crate::topic::TopicFilter;
 
 /// One reader's end of the bus: a session's, a group's, or a local subscriber's.
@@ -29,10 +29,10 @@ pub struct Received {
 }
 
 impl Received {
-    /// By what the message is held until its publisher's packet identifier is on disk. Not, if the publisher does not wait
+    /// The gate that keeps the message from its client until its publisher's packet identifier is on disk. Not, if the publisher does not wait
     /// for this reader.
-    pub fn hold(&self) -> Option<HoldKey> {
-        HoldKey::of(&self.message).filter(|_| self.persist.is_some())
+    pub fn gate(&self) -> Option<Qos2Gate> {
+        Qos2Gate::of(&self.message).filter(|_| self.persist.is_some())
     }
 
     /// All that follows from the message was given to the store. Every durable reader says so of each message.

@@ -10,7 +10,7 @@ use crate::broker::bus::{Persisting, Published};
 use crate::broker::packet::{Ack, AckKind, PacketError, Reason, Recipient, Version, write_ack};
 use crate::broker::retained::Retention;
 use crate::broker::shutdown::Stage;
-use crate::broker::store::{Change, HoldKey, Store, Ticket};
+use crate::broker::store::{Change, Qos2Gate, Store, Ticket};
 use crate::qos::Qos;
 
 /// What a session waits for besides its client and the bus.
@@ -63,8 +63,8 @@ impl Session {
         if persisting.is_none() && !is_kept && !durable && self.replies.is_empty() {
             return write_ack(&mut wire.output, &wire.recipient, ack);
         }
-        let seals = position.filter(|_| durable).map(|position| HoldKey { position });
-        self.replies.take(Taken { ack, persisting, seals, is_answered: true });
+        let opens = position.filter(|_| durable).map(|position| Qos2Gate { position });
+        self.replies.take(Taken { ack, persisting, opens, is_answered: true });
     }
 
     /// Answers when all that was submitted so far is on disk, if the session is.
@@ -94,7 +94,7 @@ impl Session {
             let known = self.received.remove(&id);
             wire.repeated.remove(&id);
             if let Some(journal) = self.journal.as_ref().filter(|_| known) {
-                journal.forgive(id);
+                journal.pubrel_received(id);
             }
             self.reply(wire, answer(AckKind::Pubcomp));
             return Ok(());
@@ -102,7 +102,7 @@ impl Session {
         match (self.inflight.acknowledge(kind, id, reason.is_error()), kind) {
             (Acked::Release(row), _) => {
                 if let (Some(journal), Some(row)) = (&self.journal, row) {
-                    self.inflight.released(id, journal.release(row, id));
+                    self.inflight.released(id, journal.pubrec_received(row, id));
                 }
                 self.reply(wire, answer(AckKind::Pubrel));
             }
@@ -131,9 +131,9 @@ impl Session {
         while let Some(taken) = self.replies.pop_persisted() {
             // A refusal in MQTT 5 was not received.
             let received = taken.ack.kind == AckKind::Pubrec && self.received.contains(&taken.ack.id);
-            match (&self.journal, taken.seals) {
-                (Some(journal), seals) if received => journal.receive(taken.ack.id, seals),
-                (_, Some(key)) => store.submit(Change::Unhold { key }),
+            match (&self.journal, taken.opens) {
+                (Some(journal), opens) if received => journal.publish_received(taken.ack.id, opens),
+                (_, Some(gate)) => store.submit(Change::OpenGate { gate }),
                 _ => Ticket::DONE,
             };
             if taken.is_answered {
@@ -158,26 +158,26 @@ impl Session {
 
     /// The connection is gone, and with it the answers.
     pub(super) fn drop_replies(&mut self) {
-        for Taken { ack, seals, .. } in self.replies.disconnect() {
+        for Taken { ack, opens, .. } in self.replies.disconnect() {
             // When it comes again it is taken anew.
             self.received.remove(&ack.id);
-            if let Some(key) = seals {
-                self.context.store.submit(Change::Unhold { key });
+            if let Some(gate) = opens {
+                self.context.store.submit(Change::OpenGate { gate });
             }
         }
     }
 
-    /// The session ends: what durable readers hold for its messages is theirs without its identifiers.
+    /// The session ends: what waits behind the gates of its messages is the durable readers', without its identifiers.
     pub(super) fn let_go(&mut self) {
-        let seals = std::mem::take(&mut self.replies).into_seals();
-        if seals.is_empty() {
+        let gates = std::mem::take(&mut self.replies).into_gates();
+        if gates.is_empty() {
             return;
         }
         let context = self.context.clone();
         self.context.shutdown.tasks.spawn(async move {
-            for (persisting, key) in seals {
+            for (persisting, gate) in gates {
                 tokio::select! {
-                    () = persisting.done() => context.store.submit(Change::Unhold { key }),
+                    () = persisting.done() => context.store.submit(Change::OpenGate { gate }),
                     () = context.shutdown.drained.cancelled() => return,
                 };
             }

@@ -132,8 +132,8 @@ impl Session {
             expires: publish.expiry.map(|seconds| now + Duration::from_secs(seconds.into())),
             properties: &publish.properties,
         });
-        let seals = publish.qos == Qos::ExactlyOnce && self.journal.is_some();
-        let envelope = if seals { envelope.held() } else { envelope };
+        let opens = publish.qos == Qos::ExactlyOnce && self.journal.is_some();
+        let envelope = if opens { envelope.gated() } else { envelope };
         self.hand_over(wire, envelope, publish.id)
     }
 
@@ -261,7 +261,7 @@ impl Session {
                 ids: id.into_iter().collect(),
                 group: None,
                 row: store.filter(|_| message.qos().min(qos) > Qos::AtMostOnce).map(Store::next_row),
-                is_filed: false,
+                is_persisted: false,
                 message,
             }));
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::broker::packet::AckKind;
-use crate::broker::store::{HoldKey, RowId, Ticket};
+use crate::broker::store::{Qos2Gate, RowId, Ticket};
 use crate::qos::Qos;
 
 /// Packet identifiers run from 1 to this.
@@ -32,7 +32,7 @@ struct Slot<T> {
     state: State<T>,
     /// Whether it went out before, if only on an earlier connection.
     was_sent: bool,
-    filed: Option<Filed>,
+    persisted: Option<Persisted>,
 }
 
 #[derive(Debug)]
@@ -44,13 +44,13 @@ enum State<T> {
 
 /// The place of a message on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Filed {
+pub struct Persisted {
     /// Its row.
     pub row: RowId,
     /// QoS 2: when this is done the next packet of the exchange may go out.
     pub ticket: Ticket,
-    /// QoS 2: the message must not be held by this key any more either.
-    pub hold: Option<HoldKey>,
+    /// QoS 2: the message must not be behind this gate any more either.
+    pub gate: Option<Qos2Gate>,
 }
 
 /// A message that was on its way when the gateway ended.
@@ -128,17 +128,17 @@ impl<T> Inflight<T> {
         self.first_id = unfinished[0].id;
         for Unfinished { id, row, message } in unfinished {
             while self.next_id() != id {
-                self.slots.push_back(Slot { state: State::Done, was_sent: true, filed: None });
+                self.slots.push_back(Slot { state: State::Done, was_sent: true, persisted: None });
             }
             let state = message.map_or(State::Released, |(message, qos)| State::Publish { message, qos });
-            let filed = Filed { row, ticket: Ticket::DONE, hold: None };
-            self.slots.push_back(Slot { state, was_sent: true, filed: Some(filed) });
+            let persisted = Persisted { row, ticket: Ticket::DONE, gate: None };
+            self.slots.push_back(Slot { state, was_sent: true, persisted: Some(persisted) });
         }
     }
 
     /// The next message to send, if the window has room. `is_written` says whether the disk is as far as that. Call
     /// until `None` or [`Resend::Unwritten`].
-    pub fn resend(&mut self, is_written: impl Fn(&Filed) -> bool) -> Option<Resend<'_, T>> {
+    pub fn resend(&mut self, is_written: impl Fn(&Persisted) -> bool) -> Option<Resend<'_, T>> {
         while self.on_the_way < self.window && self.sent < self.slots.len() {
             if matches!(self.slots[self.sent].state, State::Done) {
                 self.sent += 1;
@@ -147,7 +147,7 @@ impl<T> Inflight<T> {
             let id = self.id_at(self.sent);
             let slot = &mut self.slots[self.sent];
             let waits = !matches!(slot.state, State::Publish { qos: Qos::AtMostOnce | Qos::AtLeastOnce, .. });
-            if waits && slot.filed.as_ref().is_some_and(|filed| !is_written(filed)) {
+            if waits && slot.persisted.as_ref().is_some_and(|persisted| !is_written(persisted)) {
                 return Some(Resend::Unwritten);
             }
             self.sent += 1;
@@ -179,25 +179,25 @@ impl<T> Inflight<T> {
 
     /// Takes in a message that is sent now and returns its identifier. Call only if [`Inflight::has_room`] and
     /// [`Inflight::is_level`].
-    pub fn push(&mut self, message: T, qos: Qos, filed: Option<Filed>) -> u16 {
+    pub fn push(&mut self, message: T, qos: Qos, persisted: Option<Persisted>) -> u16 {
         debug_assert!(self.has_room() && self.is_level() && qos > Qos::AtMostOnce);
         let id = self.next_id();
-        self.slots.push_back(Slot { state: State::Publish { message, qos }, was_sent: true, filed });
+        self.slots.push_back(Slot { state: State::Publish { message, qos }, was_sent: true, persisted });
         self.sent += 1;
         self.on_the_way += 1;
         id
     }
 
     /// Takes in a message that [`Inflight::resend`] will give out in its turn. Call only if [`Inflight::has_room`].
-    pub fn line_up(&mut self, message: T, qos: Qos, filed: Option<Filed>) {
+    pub fn line_up(&mut self, message: T, qos: Qos, persisted: Option<Persisted>) {
         debug_assert!(self.has_room() && qos > Qos::AtMostOnce);
-        self.slots.push_back(Slot { state: State::Publish { message, qos }, was_sent: false, filed });
+        self.slots.push_back(Slot { state: State::Publish { message, qos }, was_sent: false, persisted });
     }
 
     /// Leaves out the next identifier, as if a message had been sent with it and acknowledged.
     pub fn skip_id(&mut self) {
         self.sent += usize::from(self.is_level());
-        self.slots.push_back(Slot { state: State::Done, was_sent: true, filed: None });
+        self.slots.push_back(Slot { state: State::Done, was_sent: true, persisted: None });
         self.trim();
     }
 
@@ -211,7 +211,7 @@ impl<T> Inflight<T> {
             (AckKind::Pubrec, State::Publish { qos: Qos::ExactlyOnce, .. }) if failed => {}
             (AckKind::Pubrec, State::Publish { qos: Qos::ExactlyOnce, .. } | State::Released) => {
                 slot.state = State::Released;
-                return Acked::Release(slot.filed.map(|filed| filed.row));
+                return Acked::Release(slot.persisted.map(|persisted| persisted.row));
             }
             _ => return Acked::Unexpected,
         }
@@ -221,8 +221,8 @@ impl<T> Inflight<T> {
     /// PUBREL for `id` may go out, now or on a later connection, when `ticket` is done.
     pub fn released(&mut self, id: u16, ticket: Ticket) {
         let index = self.index_of(id);
-        if let Some(filed) = self.slots.get_mut(index).and_then(|slot| slot.filed.as_mut()) {
-            (filed.ticket, filed.hold) = (ticket, None);
+        if let Some(persisted) = self.slots.get_mut(index).and_then(|slot| slot.persisted.as_mut()) {
+            (persisted.ticket, persisted.gate) = (ticket, None);
         }
     }
 
@@ -242,7 +242,7 @@ impl<T> Inflight<T> {
     }
 
     /// All that is not done, oldest first: the identifier, the message unless it is released, the place on disk.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u16, Option<&mut T>, &mut Option<Filed>)> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u16, Option<&mut T>, &mut Option<Persisted>)> {
         let first = self.first_id;
         self.slots.iter_mut().enumerate().filter_map(move |(index, slot)| {
             let message = match &mut slot.state {
@@ -250,7 +250,7 @@ impl<T> Inflight<T> {
                 State::Released => None,
                 State::Done => return None,
             };
-            Some((id_at(first, index), message, &mut slot.filed))
+            Some((id_at(first, index), message, &mut slot.persisted))
         })
     }
 
@@ -267,7 +267,7 @@ impl<T> Inflight<T> {
     fn finish(&mut self, index: usize) -> Option<RowId> {
         let slot = &mut self.slots[index];
         slot.state = State::Done;
-        let row = slot.filed.take().map(|filed| filed.row);
+        let row = slot.persisted.take().map(|persisted| persisted.row);
         if index < self.sent {
             self.on_the_way -= 1;
         }
@@ -393,15 +393,15 @@ mod tests {
         assert!(inflight.has_room());
     }
 
-    fn filed(ticket: Ticket) -> Option<Filed> {
-        Some(Filed { row: Store::off().next_row(), ticket, hold: None })
+    fn persisted(ticket: Ticket) -> Option<Persisted> {
+        Some(Persisted { row: Store::off().next_row(), ticket, gate: None })
     }
 
     #[test]
     fn what_waits_for_the_disk_holds_up_what_is_behind_it() {
         let mut inflight = filled(3, &[]);
-        inflight.line_up(0, Qos::ExactlyOnce, filed(Ticket::DONE));
-        inflight.line_up(1, Qos::AtLeastOnce, filed(Ticket::DONE));
+        inflight.line_up(0, Qos::ExactlyOnce, persisted(Ticket::DONE));
+        inflight.line_up(1, Qos::AtLeastOnce, persisted(Ticket::DONE));
         assert!(inflight.has_room() && !inflight.is_level());
         assert_eq!(inflight.resend(|_| false), Some(Resend::Unwritten));
         assert_eq!(inflight.acknowledge(AckKind::Pubrec, 1, false), Acked::Unknown, "it was never sent");

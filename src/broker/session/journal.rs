@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Session;
-use super::inflight::Filed;
+use super::inflight::Persisted;
 use crate::broker::session_expiry::SessionExpiry;
 use crate::broker::share::{Outgoing, ShareOptions};
 use crate::broker::store::{
-    Change, HoldKey, RowId, SessionId, SessionRecord, Store, StoredMessage, StoredSubscription, Ticket, Urgency,
+    Change, Qos2Gate, RowId, SessionId, SessionRecord, Store, StoredMessage, StoredSubscription, Ticket, Urgency,
 };
 use crate::broker::subscriptions::SubscriptionOptions;
 use crate::qos::Qos;
@@ -42,37 +42,37 @@ impl Journal {
         self.store.submit(Change::EndSession { session: self.session })
     }
 
-    /// `outgoing` waits for the client, or is sent at once; `hold` is that of a message from the bus. It may have a row
+    /// `outgoing` waits for the client, or is sent at once; `gate` is that of a message from the bus. It may have a row
     /// already, if it was not written.
-    pub(super) fn enqueue(&self, outgoing: &mut Outgoing, hold: Option<HoldKey>) {
-        if outgoing.qos == Qos::AtMostOnce || outgoing.is_filed {
+    pub(super) fn enqueue(&self, outgoing: &mut Outgoing, gate: Option<Qos2Gate>) {
+        if outgoing.qos == Qos::AtMostOnce || outgoing.is_persisted {
             return;
         }
         let row = *outgoing.row.get_or_insert_with(|| self.store.next_row());
-        outgoing.is_filed = true;
+        outgoing.is_persisted = true;
         let outgoing = StoredMessage::from(&*outgoing);
-        self.store.submit(Change::Enqueue { session: self.session, row, outgoing, hold });
+        self.store.submit(Change::Enqueue { session: self.session, row, outgoing, gate });
     }
 
     /// `outgoing` is about to be sent by `packet_id`; `None`: QoS 0.
-    pub(super) fn assign(&self, outgoing: &mut Outgoing, packet_id: u16) -> Option<Filed> {
+    pub(super) fn assign(&self, outgoing: &mut Outgoing, packet_id: u16) -> Option<Persisted> {
         self.enqueue(outgoing, None);
         let row = outgoing.row?;
         let exactly_once = outgoing.qos == Qos::ExactlyOnce;
         let urgency = if exactly_once { Urgency::Urgent } else { Urgency::Lazy };
         let ticket = self.store.submit(Change::Assign { session: self.session, row, packet_id, urgency });
         // Whoever has given it to the store: this session, or a group.
-        let hold = if exactly_once { HoldKey::of(&outgoing.message) } else { None };
-        Some(Filed { row, ticket, hold })
+        let gate = if exactly_once { Qos2Gate::of(&outgoing.message) } else { None };
+        Some(Persisted { row, ticket, gate })
     }
 
     /// Whether the next packet for a message may be sent.
-    pub(super) fn is_written(&self, filed: &Filed) -> bool {
-        self.store.is_done(filed.ticket) && !filed.hold.is_some_and(|key| self.store.is_held(key))
+    pub(super) fn is_written(&self, persisted: &Persisted) -> bool {
+        self.store.is_done(persisted.ticket) && !persisted.gate.is_some_and(|gate| self.store.is_gated(gate))
     }
 
-    pub(super) fn release(&self, row: RowId, packet_id: u16) -> Ticket {
-        self.store.submit(Change::Release { session: self.session, row, packet_id })
+    pub(super) fn pubrec_received(&self, row: RowId, packet_id: u16) -> Ticket {
+        self.store.submit(Change::PubrecReceived { session: self.session, row, packet_id })
     }
 
     pub(super) fn dequeue(&self, row: Option<RowId>) {
@@ -83,17 +83,17 @@ impl Journal {
 
     /// `outgoing` is not going to be sent.
     pub(super) fn discard(&self, outgoing: &Outgoing) {
-        if outgoing.is_filed {
+        if outgoing.is_persisted {
             self.dequeue(outgoing.row);
         }
     }
 
-    pub(super) fn receive(&self, packet_id: u16, seals: Option<HoldKey>) -> Ticket {
-        self.store.submit(Change::Receive { session: self.session, packet_id, seals })
+    pub(super) fn publish_received(&self, packet_id: u16, opens: Option<Qos2Gate>) -> Ticket {
+        self.store.submit(Change::PublishReceived { session: self.session, packet_id, opens })
     }
 
-    pub(super) fn forgive(&self, packet_id: u16) -> Ticket {
-        self.store.submit(Change::Forgive { session: self.session, packet_id })
+    pub(super) fn pubrel_received(&self, packet_id: u16) -> Ticket {
+        self.store.submit(Change::PubrelReceived { session: self.session, packet_id })
     }
 
     pub(super) fn subscribe(&self, subscription: StoredSubscription) {
@@ -143,8 +143,8 @@ impl Session {
         self.reader.set_durable(false);
         self.shares.set_session(None);
         let outgoing = self.queue.iter_mut().chain(&mut self.backlog);
-        outgoing.for_each(|outgoing| (outgoing.row, outgoing.is_filed) = (None, false));
-        self.inflight.iter_mut().for_each(|(_, _, filed)| *filed = None);
+        outgoing.for_each(|outgoing| (outgoing.row, outgoing.is_persisted) = (None, false));
+        self.inflight.iter_mut().for_each(|(_, _, persisted)| *persisted = None);
         journal.end()
     }
 
@@ -153,8 +153,8 @@ impl Session {
         let Some(journal) = &mut self.journal else { return };
         journal.synced = number;
         journal.open(&self.client_id);
-        self.queue.iter_mut().for_each(|outgoing| outgoing.is_filed = false);
-        self.shares.for_each_waiting(|outgoing| outgoing.is_filed = false);
+        self.queue.iter_mut().for_each(|outgoing| outgoing.is_persisted = false);
+        self.shares.for_each_waiting(|outgoing| outgoing.is_persisted = false);
         self.save();
     }
 
@@ -170,16 +170,16 @@ impl Session {
         }
         self.shares.iter().for_each(|(text, options)| journal.subscribe(shared(text.clone(), options)));
         for &id in &self.received {
-            journal.receive(id, None);
+            journal.publish_received(id, None);
         }
-        for (id, outgoing, filed) in self.inflight.iter_mut() {
-            let row = filed.map_or_else(|| journal.store.next_row(), |filed| filed.row);
+        for (id, outgoing, persisted) in self.inflight.iter_mut() {
+            let row = persisted.map_or_else(|| journal.store.next_row(), |persisted| persisted.row);
             match outgoing {
                 Some(outgoing) => {
-                    (outgoing.row, outgoing.is_filed) = (Some(row), false);
-                    *filed = journal.assign(outgoing, id);
+                    (outgoing.row, outgoing.is_persisted) = (Some(row), false);
+                    *persisted = journal.assign(outgoing, id);
                 }
-                None => *filed = Some(Filed { row, ticket: journal.release(row, id), hold: None }),
+                None => *persisted = Some(Persisted { row, ticket: journal.pubrec_received(row, id), gate: None }),
             }
         }
         self.queue.iter_mut().for_each(|outgoing| journal.enqueue(outgoing, None));

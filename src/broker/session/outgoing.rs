@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
-use super::inflight::{Filed, Resend};
+use super::inflight::{Persisted, Resend};
 use super::wire::Wire;
 use crate::broker::auth::acl::Rights;
 use crate::broker::message::Message;
@@ -53,7 +53,7 @@ impl Session {
     fn take_inbox(&mut self, mut wire: Option<&mut Wire>, now: Instant) {
         let may_hold = self.context.shutdown.stage() < Stage::Draining;
         while let Some(received) = self.inbox.front() {
-            let hold = received.hold();
+            let gate = received.gate();
             if let Some(mut outgoing) = self.select(&received.message) {
                 let can_send = self.backlog.is_empty() && self.queue.is_empty() && self.can_send(outgoing.qos);
                 let at_once = wire.as_deref_mut().filter(|wire| can_send && wire.takes_messages());
@@ -62,7 +62,7 @@ impl Session {
                     break;
                 }
                 if let Some(journal) = &self.journal {
-                    journal.enqueue(&mut outgoing, hold);
+                    journal.enqueue(&mut outgoing, gate);
                 }
                 match at_once {
                     Some(wire) => self.transmit(wire, outgoing, now),
@@ -103,7 +103,7 @@ impl Session {
                 Some(outgoing) if outgoing.qos == Qos::AtMostOnce => skipped += 1,
                 Some(mut outgoing) => {
                     if let Some(journal) = &self.journal {
-                        journal.enqueue(&mut outgoing, received.hold());
+                        journal.enqueue(&mut outgoing, received.gate());
                     }
                     self.enqueue(outgoing, now);
                 }
@@ -126,7 +126,7 @@ impl Session {
             ids: found.ids,
             group: None,
             row: None,
-            is_filed: false,
+            is_persisted: false,
             message: message.clone(),
         })
     }
@@ -147,7 +147,7 @@ impl Session {
         self.is_writing = false;
         while wire.takes_messages() {
             let journal = self.journal.as_ref();
-            let is_written = |filed: &Filed| journal.is_none_or(|journal| journal.is_written(filed));
+            let is_written = |persisted: &Persisted| journal.is_none_or(|journal| journal.is_written(persisted));
             let (id, reason) = match self.inflight.resend(is_written) {
                 None => return,
                 Some(Resend::Unwritten) => {
@@ -190,9 +190,9 @@ impl Session {
         let qos = outgoing.qos;
         if qos > Qos::AtMostOnce && (!self.inflight.is_level() || (qos == Qos::ExactlyOnce && self.journal.is_some())) {
             let id = self.inflight.next_id();
-            let filed = self.journal.as_ref().and_then(|journal| journal.assign(&mut outgoing, id));
-            self.is_writing |= filed.is_some();
-            return self.inflight.line_up(outgoing, qos, filed);
+            let persisted = self.journal.as_ref().and_then(|journal| journal.assign(&mut outgoing, id));
+            self.is_writing |= persisted.is_some();
+            return self.inflight.line_up(outgoing, qos, persisted);
         }
         let topic = outgoing.message.topic();
         let mut packet = encode(&outgoing, wire.version, self.inflight.next_id(), false, now);
@@ -213,8 +213,8 @@ impl Session {
         self.counters.message_out(outgoing.message.payload_bytes().len());
         if qos > Qos::AtMostOnce {
             let id = self.inflight.next_id();
-            let filed = self.journal.as_ref().and_then(|journal| journal.assign(&mut outgoing, id));
-            self.inflight.push(outgoing, qos, filed);
+            let persisted = self.journal.as_ref().and_then(|journal| journal.assign(&mut outgoing, id));
+            self.inflight.push(outgoing, qos, persisted);
         }
     }
 

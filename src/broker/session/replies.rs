@@ -10,7 +10,7 @@ use bytes::BytesMut;
 
 use crate::broker::bus::Persisting;
 use crate::broker::packet::{Ack, AckKind};
-use crate::broker::store::{HoldKey, Ticket};
+use crate::broker::store::{Qos2Gate, Ticket};
 
 /// Answers that may wait for one client; with so many nothing is read from it that would need another.
 pub const MAX_REPLIES: usize = 1024;
@@ -22,8 +22,8 @@ pub struct Taken {
     pub ack: Ack,
     /// Its durable readers.
     pub persisting: Option<Persisting>,
-    /// What its identifier seals, if durable readers hold the message for it.
-    pub seals: Option<HoldKey>,
+    /// What its identifier opens, if durable readers keep the message back for it.
+    pub opens: Option<Qos2Gate>,
     /// Whether the connection it came by is still there to be answered.
     pub is_answered: bool,
 }
@@ -127,9 +127,9 @@ impl Replies {
         Vec::from(lost)
     }
 
-    /// The session is gone: what its messages would have sealed, and when their durable readers have them.
-    pub fn into_seals(self) -> Vec<(Persisting, HoldKey)> {
-        self.unpersisted.into_iter().filter_map(|taken| Some((taken.persisting?, taken.seals?))).collect()
+    /// The session is gone: what its messages would have opened, and when their durable readers have them.
+    pub fn into_gates(self) -> Vec<(Persisting, Qos2Gate)> {
+        self.unpersisted.into_iter().filter_map(|taken| Some((taken.persisting?, taken.opens?))).collect()
     }
 }
 
@@ -145,8 +145,8 @@ mod tests {
 
     fn taken(kind: AckKind, id: u16) -> (Taken, PersistGuard) {
         let (persisting, guard) = Persisting::tracked();
-        let seals = (kind == AckKind::Pubrec).then_some(HoldKey { position: id.into() });
-        (Taken { ack: ack(kind, id), persisting: Some(persisting), seals, is_answered: true }, guard)
+        let opens = (kind == AckKind::Pubrec).then_some(Qos2Gate { position: id.into() });
+        (Taken { ack: ack(kind, id), persisting: Some(persisting), opens, is_answered: true }, guard)
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         let (puback, _puback_guard) = taken(AckKind::Puback, 1);
         replies.take(pubrec);
         replies.take(puback);
-        let seals: Vec<HoldKey> = replies.into_seals().into_iter().map(|(_, key)| key).collect();
-        assert_eq!(seals, [HoldKey { position: 2 }]);
+        let opens: Vec<Qos2Gate> = replies.into_gates().into_iter().map(|(_, key)| key).collect();
+        assert_eq!(opens, [Qos2Gate { position: 2 }]);
     }
 }

@@ -108,7 +108,7 @@ impl Session {
 
 fn outgoing(row: RowId, stored: StoredMessage) -> Outgoing {
     let StoredMessage { message, qos, retain, ids, share: _ } = stored;
-    Outgoing { message, qos, retain, ids, group: None, row: Some(row), is_filed: true }
+    Outgoing { message, qos, retain, ids, group: None, row: Some(row), is_persisted: true }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::broker::message::Message;
 use crate::broker::pace::Pace;
 use crate::broker::shutdown::Stage;
 use crate::broker::stats::BrokerStats;
-use crate::broker::store::{Change, HoldKey, RowId, SessionId, Store, StoredMessage};
+use crate::broker::store::{Change, Qos2Gate, RowId, SessionId, Store, StoredMessage};
 use crate::log_limit::LogLimit;
 use crate::qos::Qos;
 use crate::stats::DropReason;
@@ -59,8 +59,8 @@ pub(super) struct Member {
 /// Where a message comes from.
 #[derive(Clone, Copy, Debug)]
 enum Source {
-    /// The bus, and by what it is held, if it is.
-    Bus(Option<HoldKey>),
+    /// The bus, and the gate it is behind, if it is behind one.
+    Bus(Option<Qos2Gate>),
     /// Another member, and where it waited on disk, if it did.
     Member(Option<(SessionId, RowId)>),
 }
@@ -169,7 +169,7 @@ impl Group {
                 if offered {
                     given += 1;
                 } else {
-                    self.give(stats, received.message.clone(), Source::Bus(received.hold()));
+                    self.give(stats, received.message.clone(), Source::Bus(received.gate()));
                 }
                 received.persisted();
             }
@@ -182,7 +182,7 @@ impl Group {
         let choice = state.choose(message.topic(), message.qos());
         let full = matches!(choice, Choice::Member(_, Readiness::Full));
         if !full {
-            self.hand_over(&mut state, stats, message.clone(), (Source::Bus(received.hold()), choice));
+            self.hand_over(&mut state, stats, message.clone(), (Source::Bus(received.gate()), choice));
         }
         !full
     }
@@ -218,7 +218,7 @@ impl Group {
                     ids: options.id.into_iter().collect(),
                     group: Some(self.clone()),
                     row: None,
-                    is_filed: false,
+                    is_persisted: false,
                     message,
                 };
                 if let Some(session) = session.filter(|_| outgoing.qos > Qos::AtMostOnce) {
@@ -248,12 +248,12 @@ impl Group {
     /// `outgoing` waits for a member on disk.
     fn enqueue(&self, session: SessionId, outgoing: &mut Outgoing, source: Source) {
         let row = self.store.next_row();
-        (outgoing.row, outgoing.is_filed) = (Some(row), true);
+        (outgoing.row, outgoing.is_persisted) = (Some(row), true);
         let message = StoredMessage::from(&*outgoing);
         self.store.submit(match source {
-            Source::Bus(hold) => Change::Enqueue { session, row, outgoing: message, hold },
-            // Its publisher may have its answer already: then nothing would ever seal a hold.
-            Source::Member(None) => Change::Enqueue { session, row, outgoing: message, hold: None },
+            Source::Bus(gate) => Change::Enqueue { session, row, outgoing: message, gate },
+            // Its publisher may have its answer already: then nothing would ever open a gate.
+            Source::Member(None) => Change::Enqueue { session, row, outgoing: message, gate: None },
             Source::Member(Some(from)) => Change::Move { from, session, row, outgoing: message },
         });
     }

@@ -105,7 +105,7 @@ impl Memberships {
         self.mailbox.set_session(session);
         if session.is_none() {
             self.groups.values().for_each(|(group, _)| group.be_durable_if_needed());
-            self.mailbox.for_each(|outgoing| (outgoing.row, outgoing.is_filed) = (None, false));
+            self.mailbox.for_each(|outgoing| (outgoing.row, outgoing.is_persisted) = (None, false));
         }
     }
 

@@ -25,7 +25,7 @@ pub struct Outgoing {
     /// Its place on disk, if the session is there.
     pub row: Option<RowId>,
     /// Whether the store has it under that row.
-    pub is_filed: bool,
+    pub is_persisted: bool,
 }
 
 impl Outgoing {

@@ -26,7 +26,7 @@ pub struct WillId(pub(super) u64);
 
 /// The message of a QoS 2 publisher that queued rows wait for; see [`Change::Enqueue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HoldKey {
+pub struct Qos2Gate {
     /// Its number on the bus.
     pub position: u64,
 }
@@ -75,8 +75,8 @@ pub enum Change {
     },
     /// A message waits for the session.
     ///
-    /// With `hold` it is kept aside, not on disk, until a [`Change::Receive`] seals that key: then both go into the same
-    /// transaction. The ticket is done at once then; [`Store::is_held`](super::Store::is_held) tells the rest.
+    /// Behind a `gate` it is kept aside, not on disk, until a [`Change::PublishReceived`] opens that gate: then both go into
+    /// the same transaction. The ticket is done at once then; [`Store::is_gated`](super::Store::is_gated) tells the rest.
     Enqueue {
         /// Whose queue.
         session: SessionId,
@@ -84,11 +84,11 @@ pub enum Change {
         row: RowId,
         /// The message and how it is to be sent.
         outgoing: StoredMessage,
-        /// What it waits for.
-        hold: Option<HoldKey>,
+        /// Behind which it waits.
+        gate: Option<Qos2Gate>,
     },
-    /// A message that waits for one session waits for another instead, both or neither after a crash. If it is held, it
-    /// stays so, and the ticket is done at once.
+    /// A message that waits for one session waits for another instead, both or neither after a crash. If it is behind a
+    /// gate, it stays there, and the ticket is done at once.
     Move {
         /// Whose queue it was in, and where.
         from: (SessionId, RowId),
@@ -111,7 +111,7 @@ pub enum Change {
         urgency: Urgency,
     },
     /// QoS 2: PUBREC came. The message can go, identifier and phase stay.
-    Release {
+    PubrecReceived {
         /// Whose.
         session: SessionId,
         /// Which.
@@ -128,16 +128,16 @@ pub enum Change {
         row: RowId,
     },
     /// A QoS 2 message of this client was taken: its identifier must not be published again [MQTT-4.3.3-10].
-    Receive {
+    PublishReceived {
         /// Whose.
         session: SessionId,
         /// The client's packet identifier.
         packet_id: u16,
-        /// Rows to write with it; no row may be queued with this key from now on.
-        seals: Option<HoldKey>,
+        /// The rows behind it are written too; no row may be queued behind this gate from now on.
+        opens: Option<Qos2Gate>,
     },
     /// PUBREL came: the identifier may be used again.
-    Forgive {
+    PubrelReceived {
         /// Whose.
         session: SessionId,
         /// The client's packet identifier.
@@ -156,11 +156,11 @@ pub enum Change {
         /// Which.
         will: WillId,
     },
-    /// What waits for this key waits no longer, though there is no identifier to go with it: the publisher's session has
-    /// ended before its [`Change::Receive`].
-    Unhold {
-        /// The key.
-        key: HoldKey,
+    /// What waits behind this gate waits no longer, though there is no identifier to go with it: the publisher's session
+    /// has ended before its [`Change::PublishReceived`].
+    OpenGate {
+        /// Which.
+        gate: Qos2Gate,
     },
 }
 
@@ -270,10 +270,10 @@ pub enum Phase {
     Released(u16),
 }
 
-impl HoldKey {
+impl Qos2Gate {
     /// Of `message`, if it comes from a session on disk with QoS 2.
-    pub fn of(message: &Message) -> Option<HoldKey> {
-        message.is_held().then(|| HoldKey { position: message.position() })
+    pub fn of(message: &Message) -> Option<Qos2Gate> {
+        message.is_gated().then(|| Qos2Gate { position: message.position() })
     }
 }
 

@@ -68,24 +68,24 @@ async fn queue(path: &Path) {
             // The kill may have come between the two changes that take out a number.
             let first = next - found.queue.len() as u64;
             for &packet_id in found.received.iter().filter(|&&id| u64::from(id) < first) {
-                store.submit(Change::Forgive { session: found.session, packet_id });
+                store.submit(Change::PubrelReceived { session: found.session, packet_id });
             }
             (found.queue.into_iter().map(|row| row.row).collect(), next, found.session)
         }
     };
     loop {
-        let key = HoldKey { position: next };
+        let key = Qos2Gate { position: next };
         let row = store.next_row();
         let outgoing = stored("a", &next.to_le_bytes());
-        store.submit(Change::Enqueue { session, row, outgoing, hold: Some(key) });
-        store.submit(Change::Receive { session, packet_id: next as u16, seals: Some(key) });
+        store.submit(Change::Enqueue { session, row, outgoing, gate: Some(key) });
+        store.submit(Change::PublishReceived { session, packet_id: next as u16, opens: Some(key) });
         rows.push_back(row);
         // More than one, if the kill came before the last was taken out.
         while rows.len() as u64 > QUEUED {
             let old = next + 1 - rows.len() as u64;
             let Some(row) = rows.pop_front() else { break };
             store.submit(Change::Dequeue { session, row });
-            store.submit(Change::Forgive { session, packet_id: old as u16 });
+            store.submit(Change::PubrelReceived { session, packet_id: old as u16 });
         }
         if next % BURST == 0 {
             let record = will("client", &next.to_le_bytes()).into();
@@ -93,7 +93,7 @@ async fn queue(path: &Path) {
             store.submit(Change::KeepWill { will: last_will, record });
             store.submit(Change::DropWill { will: before });
             // Somebody waits for this one.
-            store.submit(Change::Receive { session, packet_id: next as u16, seals: None });
+            store.submit(Change::PublishReceived { session, packet_id: next as u16, opens: None });
             store.done(store.latest()).await;
             println!("at {next}");
         }
@@ -163,7 +163,7 @@ async fn open_with_session(path: &Path, settings: StoreSettings) -> (Store, Sess
 
 fn enqueue(store: &Store, session: SessionId, number: u64) {
     let outgoing = StoredMessage { share: Some("x".repeat(1000).into()), ..stored("a", &number.to_le_bytes()) };
-    store.submit(Change::Enqueue { session, row: store.next_row(), outgoing, hold: None });
+    store.submit(Change::Enqueue { session, row: store.next_row(), outgoing, gate: None });
 }
 
 /// The disk fills up, nobody waits, there is room again: all is there.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 
 use super::StoreSettings;
-use super::change::{Change, HoldKey, RowId, SessionId, StoredMessage, Urgency};
+use super::change::{Change, Qos2Gate, RowId, SessionId, StoredMessage, Urgency};
 use super::pending::{NewRow, Pending};
 
 /// How long everybody has to submit all anew, before the transaction that replaces what was on disk.
@@ -23,8 +23,8 @@ pub(super) struct Ledger {
     mode: Mode,
     pending: Pending,
     /// What is being written, and up to which number all is done when it is written.
-    inflight: Option<(Vec<HoldKey>, u64)>,
-    holds: Holds,
+    inflight: Option<(Vec<Qos2Gate>, u64)>,
+    gates: Gates,
     /// Of the last change that somebody may wait for.
     last: u64,
     /// All up to it is done.
@@ -80,11 +80,11 @@ pub(super) struct Submitted {
     pub(super) dropped: u64,
 }
 
-/// Rows that wait for their key.
+/// Rows behind a gate.
 #[derive(Debug, Default)]
-struct Holds {
-    keys: HashMap<RowId, HoldKey, RandomState>,
-    rows: HashMap<HoldKey, Vec<(SessionId, RowId, NewRow)>, RandomState>,
+struct Gates {
+    keys: HashMap<RowId, Qos2Gate, RandomState>,
+    rows: HashMap<Qos2Gate, Vec<(SessionId, RowId, NewRow)>, RandomState>,
 }
 
 impl Ledger {
@@ -94,7 +94,7 @@ impl Ledger {
             mode: Mode::Healthy,
             pending: Pending::default(),
             inflight: None,
-            holds: Holds::default(),
+            gates: Gates::default(),
             last: 0,
             done: 0,
             waiting: None,
@@ -110,7 +110,7 @@ impl Ledger {
             return Submitted { dropped: 1, ..Submitted::default() };
         }
         let before = self.pending.weight();
-        let Some(change) = self.holds.take(change, &mut self.pending) else { return Submitted::default() };
+        let Some(change) = self.gates.take(change, &mut self.pending) else { return Submitted::default() };
         let waited_for = !is_lazy(&change);
         self.pending.apply(change);
         let after = self.pending.weight();
@@ -129,7 +129,7 @@ impl Ledger {
         if let Mode::Failing(retry) = self.mode {
             if after.bytes > self.settings.max_pending_bytes {
                 self.mode = Mode::Lost(retry);
-                (self.pending, self.holds) = Default::default();
+                (self.pending, self.gates) = Default::default();
                 dropped = after.entries as u64;
             }
         }
@@ -159,8 +159,8 @@ impl Ledger {
         }
         (self.waiting, self.urgent) = (None, None);
         let mut batch = std::mem::take(&mut self.pending);
-        self.inflight = Some((batch.sealed.iter().copied().collect(), self.last));
-        batch.sealed.shrink_to_fit();
+        self.inflight = Some((batch.opened.iter().copied().collect(), self.last));
+        batch.opened.shrink_to_fit();
         Work::Commit(batch)
     }
 
@@ -201,13 +201,13 @@ impl Ledger {
             _ => Mode::Lost(now + RETRY * (1 << self.failures.min(MAX_DOUBLINGS))),
         };
         self.failures += 1;
-        (self.pending, self.holds, self.inflight) = Default::default();
+        (self.pending, self.gates, self.inflight) = Default::default();
         self.note_times(now);
     }
 
     /// What was on disk is gone, or not worth anything: everybody submits all anew.
     pub(super) fn resync(&mut self, now: Instant) {
-        (self.pending, self.holds, self.inflight) = (Pending::wiping(), Holds::default(), None);
+        (self.pending, self.gates, self.inflight) = (Pending::wiping(), Gates::default(), None);
         if !matches!(self.mode, Mode::Closing | Mode::Closed) {
             self.mode = Mode::Resync(now + RESYNC_TIME);
         }
@@ -228,7 +228,7 @@ impl Ledger {
 
     /// Nothing is taken any more.
     pub(super) fn end(&mut self) {
-        (self.mode, self.pending, self.holds) = (Mode::Closed, Pending::default(), Holds::default());
+        (self.mode, self.pending, self.gates) = (Mode::Closed, Pending::default(), Gates::default());
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -250,12 +250,12 @@ impl Ledger {
         if matches!(self.mode, Mode::Healthy | Mode::Closing) { self.done } else { u64::MAX }
     }
 
-    /// Whether rows that wait for `key` are not on disk yet.
-    pub(super) fn is_held(&self, key: HoldKey) -> bool {
+    /// Whether rows behind `gate` are not on disk yet.
+    pub(super) fn is_gated(&self, gate: Qos2Gate) -> bool {
         self.watermark() != u64::MAX
-            && (self.holds.rows.contains_key(&key)
-                || self.pending.sealed.contains(&key)
-                || self.inflight.as_ref().is_some_and(|(sealed, _)| sealed.contains(&key)))
+            && (self.gates.rows.contains_key(&gate)
+                || self.pending.opened.contains(&gate)
+                || self.inflight.as_ref().is_some_and(|(opened, _)| opened.contains(&gate)))
     }
 
     fn due(&self) -> Option<Instant> {
@@ -289,16 +289,16 @@ fn is_lazy(change: &Change) -> bool {
     }
 }
 
-impl Holds {
-    /// Keeps what is to be held, changes what is held, and moves into `pending` what `change` seals. Returns the change
+impl Gates {
+    /// Keeps what is to wait behind a gate, changes what waits there, and moves into `pending` what `change` opens. Returns the change
     /// if it is for `pending`.
     fn take(&mut self, change: Change, pending: &mut Pending) -> Option<Change> {
         match change {
-            Change::Enqueue { session, row, outgoing, hold: Some(key) } => {
-                self.hold(key, session, row, outgoing);
+            Change::Enqueue { session, row, outgoing, gate: Some(key) } => {
+                self.shut(key, session, row, outgoing);
                 return None;
             }
-            Change::Receive { seals: Some(key), .. } | Change::Unhold { key } => {
+            Change::PublishReceived { opens: Some(key), .. } | Change::OpenGate { gate: key } => {
                 for (session, row, new) in self.rows.remove(&key).unwrap_or_default() {
                     self.keys.remove(&row);
                     pending.insert_row(session, row, new);
@@ -309,11 +309,13 @@ impl Holds {
                 let Some(key) = self.remove(from.1) else {
                     return Some(Change::Move { from, session, row, outgoing });
                 };
-                self.hold(key, session, row, outgoing);
+                self.shut(key, session, row, outgoing);
                 return None;
             }
             Change::Assign { row, packet_id, .. } if self.change(row, |new| new.assign(packet_id)) => return None,
-            Change::Release { row, packet_id, .. } if self.change(row, |new| new.release(packet_id)) => return None,
+            Change::PubrecReceived { row, packet_id, .. } if self.change(row, |new| new.release(packet_id)) => {
+                return None;
+            }
             Change::Dequeue { row, .. } if self.remove(row).is_some() => return None,
             Change::EndSession { session } => self.end(session),
             _ => {}
@@ -322,18 +324,18 @@ impl Holds {
     }
 
     fn change(&mut self, row: RowId, change: impl FnOnce(&mut NewRow)) -> bool {
-        let held = self.keys.get(&row).and_then(|key| self.rows.get_mut(key));
-        let found = held.and_then(|rows| rows.iter_mut().find(|(_, id, _)| *id == row));
+        let behind = self.keys.get(&row).and_then(|key| self.rows.get_mut(key));
+        let found = behind.and_then(|rows| rows.iter_mut().find(|(_, id, _)| *id == row));
         found.map(|(_, _, new)| change(new)).is_some()
     }
 
-    fn hold(&mut self, key: HoldKey, session: SessionId, row: RowId, outgoing: StoredMessage) {
+    fn shut(&mut self, key: Qos2Gate, session: SessionId, row: RowId, outgoing: StoredMessage) {
         self.keys.insert(row, key);
         self.rows.entry(key).or_default().push((session, row, NewRow::new(outgoing)));
     }
 
-    /// Returns the key it was held by.
-    fn remove(&mut self, row: RowId) -> Option<HoldKey> {
+    /// Returns the gate it was behind.
+    fn remove(&mut self, row: RowId) -> Option<Qos2Gate> {
         let key = self.keys.remove(&row)?;
         if let Some(rows) = self.rows.get_mut(&key) {
             rows.retain(|(_, id, _)| *id != row);
@@ -345,7 +347,7 @@ impl Holds {
     }
 
     fn end(&mut self, session: SessionId) {
-        let Holds { keys, rows } = self;
+        let Gates { keys, rows } = self;
         rows.retain(|_, rows| {
             rows.retain(|(owner, row, _)| {
                 if *owner == session {
@@ -373,8 +375,8 @@ mod tests {
         RowId(NonZeroU64::new(number).unwrap())
     }
 
-    fn enqueue(number: u64, hold: Option<HoldKey>) -> Change {
-        Change::Enqueue { session: SESSION, row: row(number), outgoing: stored("a", &[0; 100]), hold }
+    fn enqueue(number: u64, gate: Option<Qos2Gate>) -> Change {
+        Change::Enqueue { session: SESSION, row: row(number), outgoing: stored("a", &[0; 100]), gate }
     }
 
     fn dequeue(number: u64) -> Change {
@@ -385,8 +387,8 @@ mod tests {
         Change::Retain(draft_message("a", b"1", Qos::AtMostOnce, None), urgency)
     }
 
-    fn key(position: u64) -> HoldKey {
-        HoldKey { position }
+    fn key(position: u64) -> Qos2Gate {
+        Qos2Gate { position }
     }
 
     fn wait(ledger: &mut Ledger, now: Instant) -> Option<Duration> {
@@ -469,17 +471,18 @@ mod tests {
         ledger.submit(Change::Assign { session: SESSION, row: row(1), packet_id: 5, urgency: Urgency::Urgent }, now);
         ledger.submit(dequeue(2), now);
         assert_eq!(wait(&mut ledger, now), None, "nothing to write");
-        assert!(ledger.is_held(key(1)) && !ledger.is_held(key(2)));
-        let sealed = ledger.submit(Change::Receive { session: SESSION, packet_id: 9, seals: Some(key(1)) }, now);
-        assert!(ledger.is_held(key(1)), "not on disk yet");
+        assert!(ledger.is_gated(key(1)) && !ledger.is_gated(key(2)));
+        let opened =
+            ledger.submit(Change::PublishReceived { session: SESSION, packet_id: 9, opens: Some(key(1)) }, now);
+        assert!(ledger.is_gated(key(1)), "not on disk yet");
         let batch = take(&mut ledger, now + 4 * MS);
         assert_eq!(batch.weight().entries, 2, "the identifier and the row that was not dropped");
-        assert!(ledger.is_held(key(1)));
+        assert!(ledger.is_gated(key(1)));
         ledger.committed(now + 5 * MS);
-        assert!(!ledger.is_held(key(1)) && ledger.watermark() >= sealed.number);
+        assert!(!ledger.is_gated(key(1)) && ledger.watermark() >= opened.number);
         ledger.submit(enqueue(3, Some(key(3))), now);
         ledger.submit(Change::EndSession { session: SESSION }, now);
-        assert!(!ledger.is_held(key(3)), "its session has ended");
+        assert!(!ledger.is_gated(key(3)), "its session has ended");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::opening;
 use super::{StoreSettings, Urgency};
 use crate::qos::Qos;
 
-/// What is to be there, and what is held.
+/// What is to be there, and what is gated.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Naive {
     retained: BTreeMap<String, Vec<u8>>,
@@ -52,7 +52,7 @@ impl Naive {
         &mut self.sessions.get_mut(&session.get()).unwrap().rows
     }
 
-    fn apply(&mut self, held: &mut Vec<(HoldKey, SessionId, u64, Phase)>, change: &Change) {
+    fn apply(&mut self, gated: &mut Vec<(Qos2Gate, SessionId, u64, Phase)>, change: &Change) {
         match change.clone() {
             Change::Retain(message, _) => {
                 self.retained.insert(message.topic().to_owned(), message.payload_bytes().to_vec());
@@ -63,7 +63,7 @@ impl Naive {
             }
             Change::EndSession { session } => {
                 self.sessions.remove(&session.get());
-                held.retain(|(_, owner, ..)| *owner != session);
+                gated.retain(|(_, owner, ..)| *owner != session);
             }
             Change::Subscribe { session, subscription } => {
                 let session = self.sessions.get_mut(&session.get()).unwrap();
@@ -72,16 +72,16 @@ impl Naive {
             Change::Unsubscribe { session, filter } => {
                 self.sessions.get_mut(&session.get()).unwrap().subscriptions.remove(&*filter);
             }
-            Change::Enqueue { session, row, outgoing, hold: None } => {
+            Change::Enqueue { session, row, outgoing, gate: None } => {
                 self.rows(session).insert(row.get(), Phase::Queued(outgoing));
             }
-            Change::Enqueue { session, row, outgoing, hold: Some(key) } => {
-                held.push((key, session, row.get(), Phase::Queued(outgoing)));
+            Change::Enqueue { session, row, outgoing, gate: Some(key) } => {
+                gated.push((key, session, row.get(), Phase::Queued(outgoing)));
             }
             Change::Move { from: (_, from), session, row, outgoing } => {
                 let phase = Phase::Queued(outgoing);
-                match held.iter_mut().find(|(_, _, held, _)| *held == from.get()) {
-                    Some(held) => *held = (held.0, session, row.get(), phase),
+                match gated.iter_mut().find(|(_, _, gated, _)| *gated == from.get()) {
+                    Some(gated) => *gated = (gated.0, session, row.get(), phase),
                     None => {
                         self.sessions.values_mut().for_each(|session| drop(session.rows.remove(&from.get())));
                         self.rows(session).insert(row.get(), phase);
@@ -89,47 +89,47 @@ impl Naive {
                 }
             }
             Change::Assign { session, row, packet_id, .. } => {
-                self.phase(held, session, row.get(), |phase| {
+                self.phase(gated, session, row.get(), |phase| {
                     if let Phase::Queued(message) | Phase::Sent(_, message) = phase.clone() {
                         *phase = Phase::Sent(packet_id, message);
                     }
                 });
             }
-            Change::Release { session, row, packet_id } => {
-                self.phase(held, session, row.get(), |phase| *phase = Phase::Released(packet_id));
+            Change::PubrecReceived { session, row, packet_id } => {
+                self.phase(gated, session, row.get(), |phase| *phase = Phase::Released(packet_id));
             }
             Change::Dequeue { session, row } => {
-                held.retain(|(_, _, held, _)| *held != row.get());
+                gated.retain(|(_, _, gated, _)| *gated != row.get());
                 self.rows(session).remove(&row.get());
             }
-            Change::Receive { session, packet_id, seals } => {
-                self.unhold(held, seals);
+            Change::PublishReceived { session, packet_id, opens } => {
+                self.open_gate(gated, opens);
                 self.sessions.get_mut(&session.get()).unwrap().received.insert(packet_id);
             }
-            Change::Forgive { session, packet_id } => {
+            Change::PubrelReceived { session, packet_id } => {
                 self.sessions.get_mut(&session.get()).unwrap().received.remove(&packet_id);
             }
             Change::KeepWill { will, record } => drop(self.wills.insert(will.get(), (*record).clone())),
             Change::DropWill { will } => drop(self.wills.remove(&will.get())),
-            Change::Unhold { key } => self.unhold(held, Some(key)),
+            Change::OpenGate { gate: key } => self.open_gate(gated, Some(key)),
         }
     }
 
     fn phase(
         &mut self,
-        held: &mut [(HoldKey, SessionId, u64, Phase)],
+        gated: &mut [(Qos2Gate, SessionId, u64, Phase)],
         session: SessionId,
         row: u64,
         change: impl FnOnce(&mut Phase),
     ) {
-        let held = held.iter_mut().find(|(_, _, held, _)| *held == row).map(|(.., phase)| phase);
-        held.or(self.rows(session).get_mut(&row)).map(change);
+        let gated = gated.iter_mut().find(|(_, _, gated, _)| *gated == row).map(|(.., phase)| phase);
+        gated.or(self.rows(session).get_mut(&row)).map(change);
     }
 
-    fn unhold(&mut self, held: &mut Vec<(HoldKey, SessionId, u64, Phase)>, key: Option<HoldKey>) {
+    fn open_gate(&mut self, gated: &mut Vec<(Qos2Gate, SessionId, u64, Phase)>, key: Option<Qos2Gate>) {
         let (unheld, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(held).into_iter().partition(|(held, ..)| Some(*held) == key);
-        *held = kept;
+            std::mem::take(gated).into_iter().partition(|(gated, ..)| Some(*gated) == key);
+        *gated = kept;
         for (_, session, row, phase) in unheld {
             self.rows(session).insert(row, phase);
         }
@@ -152,7 +152,7 @@ enum Step {
     Dequeue(prop::sample::Index),
     Receive(u8, u16, Option<u8>),
     Forgive(u8, u16),
-    Unhold(u8),
+    OpenGate(u8),
     KeepWill(u8, u8),
     DropWill(u8),
     /// The writer takes what waits.
@@ -172,14 +172,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => session.clone().prop_map(Step::End),
         1 => (session.clone(), 0u8..3).prop_map(|(session, filter)| Step::Subscribe(session, filter)),
         1 => (session.clone(), 0u8..3).prop_map(|(session, filter)| Step::Unsubscribe(session, filter)),
-        6 => (session.clone(), prop::option::of(0u8..3)).prop_map(|(session, hold)| Step::Enqueue(session, hold)),
+        6 => (session.clone(), prop::option::of(0u8..3)).prop_map(|(session, gate)| Step::Enqueue(session, gate)),
         3 => (index(), session.clone()).prop_map(|(row, session)| Step::Move(row, session)),
         3 => (index(), id.clone()).prop_map(|(row, id)| Step::Assign(row, id)),
         2 => (index(), id.clone()).prop_map(|(row, id)| Step::Release(row, id)),
         3 => index().prop_map(Step::Dequeue),
         2 => (session.clone(), id.clone(), prop::option::of(0u8..3)).prop_map(|(s, id, key)| Step::Receive(s, id, key)),
         2 => (session, id).prop_map(|(session, id)| Step::Forgive(session, id)),
-        1 => (0u8..3).prop_map(Step::Unhold),
+        1 => (0u8..3).prop_map(Step::OpenGate),
         2 => (0u8..3, any::<u8>()).prop_map(|(will, value)| Step::KeepWill(will, value)),
         1 => (0u8..3).prop_map(Step::DropWill),
         4 => Just(Step::Take),
@@ -195,7 +195,7 @@ struct Run {
     now: Instant,
     taken: Option<super::pending::Pending>,
     naive: Naive,
-    held: Vec<(HoldKey, SessionId, u64, Phase)>,
+    gated: Vec<(Qos2Gate, SessionId, u64, Phase)>,
     /// As it was when the batch was taken.
     at_take: Naive,
     /// One of these is on disk.
@@ -207,8 +207,8 @@ struct Run {
     last_session: u64,
 }
 
-fn key(number: u8) -> HoldKey {
-    HoldKey { position: number.into() }
+fn key(number: u8) -> Qos2Gate {
+    Qos2Gate { position: number.into() }
 }
 
 impl Run {
@@ -221,7 +221,7 @@ impl Run {
             now: Instant::now(),
             taken: None,
             naive: Naive::default(),
-            held: Vec::new(),
+            gated: Vec::new(),
             at_take: Naive::default(),
             on_disk: vec![Naive::default()],
             rows: Vec::new(),
@@ -266,12 +266,12 @@ impl Run {
             Step::Unsubscribe(slot, filter) => {
                 Change::Unsubscribe { session: session(slot)?, filter: name(filter).into() }
             }
-            Step::Enqueue(slot, hold) => {
+            Step::Enqueue(slot, gate) => {
                 let row = RowId(NonZeroU64::new(self.rows.len() as u64 + 1).unwrap());
                 let session = session(slot)?;
                 self.rows.push((session, row));
                 let outgoing = stored("a", &row.get().to_le_bytes());
-                Change::Enqueue { session, row, outgoing, hold: hold.map(key) }
+                Change::Enqueue { session, row, outgoing, gate: gate.map(key) }
             }
             Step::Move(index, slot) => {
                 let (from, session) = (row(index)?, session(slot)?);
@@ -283,7 +283,7 @@ impl Run {
                 let ((session, row), packet_id) = (row(index)?, *packet_id);
                 // A message that was received is not sent again.
                 let phases = self.naive.sessions[&session.get()].rows.iter();
-                let mut phases = phases.chain(self.held.iter().map(|(_, _, row, phase)| (row, phase)));
+                let mut phases = phases.chain(self.gated.iter().map(|(_, _, row, phase)| (row, phase)));
                 if phases.any(|(id, phase)| *id == row.get() && matches!(phase, Phase::Released(_))) {
                     return None;
                 }
@@ -291,17 +291,17 @@ impl Run {
             }
             Step::Release(index, packet_id) => {
                 let ((session, row), packet_id) = (row(index)?, *packet_id);
-                Change::Release { session, row, packet_id }
+                Change::PubrecReceived { session, row, packet_id }
             }
             Step::Dequeue(index) => {
                 let (session, row) = row(index)?;
                 Change::Dequeue { session, row }
             }
-            Step::Receive(slot, packet_id, seals) => {
-                Change::Receive { session: session(slot)?, packet_id: *packet_id, seals: seals.map(key) }
+            Step::Receive(slot, packet_id, opens) => {
+                Change::PublishReceived { session: session(slot)?, packet_id: *packet_id, opens: opens.map(key) }
             }
-            Step::Forgive(slot, packet_id) => Change::Forgive { session: session(slot)?, packet_id: *packet_id },
-            Step::Unhold(number) => Change::Unhold { key: key(*number) },
+            Step::Forgive(slot, packet_id) => Change::PubrelReceived { session: session(slot)?, packet_id: *packet_id },
+            Step::OpenGate(number) => Change::OpenGate { gate: key(*number) },
             Step::KeepWill(number, value) => {
                 Change::KeepWill { will: WillId((*number).into()), record: will(&name(number), &[*value]).into() }
             }
@@ -334,7 +334,7 @@ impl Run {
             (step, taken) => {
                 self.taken = taken;
                 if let Some(change) = self.change(step) {
-                    self.naive.apply(&mut self.held, &change);
+                    self.naive.apply(&mut self.gated, &change);
                     self.ledger.submit(change, self.now);
                 }
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::change::{
-    Change, HoldKey, RowId, SessionId, SessionRecord, StoredMessage, StoredSubscription, StoredWill, Urgency, WillId,
+    Change, Qos2Gate, RowId, SessionId, SessionRecord, StoredMessage, StoredSubscription, StoredWill, Urgency, WillId,
 };
 use crate::broker::message::Message;
 
@@ -27,7 +27,7 @@ pub(super) struct Pending {
     /// What belongs to sessions.
     pub(super) sessions: Map<SessionId, SessionChanges>,
     /// Keys whose rows are in here.
-    pub(super) sealed: HashSet<HoldKey, RandomState>,
+    pub(super) opened: HashSet<Qos2Gate, RandomState>,
     weight: Weight,
 }
 
@@ -125,7 +125,7 @@ impl Pending {
         self.weight
     }
 
-    /// Takes in a change; a held row comes by [`Pending::insert_row`] when its key is sealed.
+    /// Takes in a change; a row behind a gate comes by [`Pending::insert_row`] when that opens.
     pub(super) fn apply(&mut self, change: Change) {
         match change {
             Change::Retain(message, urgency) => {
@@ -144,7 +144,7 @@ impl Pending {
             Change::Unsubscribe { session, filter } => {
                 self.session(session, |changes| changes.subscription(filter, None));
             }
-            Change::Enqueue { session, row, outgoing, hold: _ } => {
+            Change::Enqueue { session, row, outgoing, gate: _ } => {
                 self.insert_row(session, row, NewRow::new(outgoing));
             }
             Change::Move { from, session, row, outgoing } => {
@@ -156,7 +156,7 @@ impl Pending {
                 let (change, urgent) = (RowChange::Sent(packet_id), urgency == Urgency::Urgent);
                 self.session(session, |changes| changes.row(row, Row { change, urgent }));
             }
-            Change::Release { session, row, packet_id } => {
+            Change::PubrecReceived { session, row, packet_id } => {
                 let change = RowChange::Released(packet_id);
                 self.session(session, |changes| changes.row(row, Row { change, urgent: true }));
             }
@@ -164,16 +164,16 @@ impl Pending {
                 let change = RowChange::Delete;
                 self.session(session, |changes| changes.row(row, Row { change, urgent: false }));
             }
-            Change::Receive { session, packet_id, seals } => {
-                self.sealed.extend(seals);
+            Change::PublishReceived { session, packet_id, opens } => {
+                self.opened.extend(opens);
                 self.session(session, |changes| changes.received(packet_id, true));
             }
-            Change::Forgive { session, packet_id } => {
+            Change::PubrelReceived { session, packet_id } => {
                 self.session(session, |changes| changes.received(packet_id, false));
             }
             Change::KeepWill { will, record } => self.will(will, Some(record)),
             Change::DropWill { will } => self.will(will, None),
-            Change::Unhold { key } => drop(self.sealed.insert(key)),
+            Change::OpenGate { gate } => drop(self.opened.insert(gate)),
         }
     }
 
@@ -193,7 +193,7 @@ impl Pending {
             self.retain(topic, message, urgent);
         }
         newer.wills.into_iter().for_each(|(will, record)| self.will(will, record));
-        self.sealed.extend(newer.sealed);
+        self.opened.extend(newer.opened);
         for (session, newer) in newer.sessions {
             self.session(session, |changes| changes.absorb(newer));
         }

@@ -69,7 +69,7 @@ impl RetainedRows {
 
     /// As they are when the table is emptied.
     pub(super) fn emptied(&self) -> RetainedRows {
-        RetainedRows { hasher: self.hasher.clone(), last: self.last, ..RetainedRows::default() }
+        RetainedRows { hasher: self.hasher, last: self.last, ..RetainedRows::default() }
     }
 
     fn hash(&self, topic: &str) -> u64 {

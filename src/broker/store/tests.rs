@@ -33,7 +33,7 @@ fn session(store: &Store, client_id: &str) -> SessionId {
 
 fn enqueue(store: &Store, session: SessionId, payload: &[u8]) -> (RowId, Ticket) {
     let row = store.next_row();
-    (row, store.submit(Change::Enqueue { session, row, outgoing: stored("a/b", payload), hold: None }))
+    (row, store.submit(Change::Enqueue { session, row, outgoing: stored("a/b", payload), gate: None }))
 }
 
 fn retain(store: &Store, topic: &str, payload: &[u8], urgency: Urgency) -> Ticket {
@@ -62,9 +62,9 @@ async fn what_was_there_is_there_again() {
     let session = session(&store, "client");
     let (first, _) = enqueue(&store, session, b"1");
     enqueue(&store, session, b"2");
-    store.submit(Change::Release { session, row: first, packet_id: 7 });
+    store.submit(Change::PubrecReceived { session, row: first, packet_id: 7 });
     retain(&store, "t", b"kept", Urgency::Urgent);
-    let ticket = store.submit(Change::Receive { session, packet_id: 9, seals: None });
+    let ticket = store.submit(Change::PublishReceived { session, packet_id: 9, opens: None });
     assert!(store.latest() == ticket && !store.is_done(ticket));
     done(&store, ticket).await;
     assert!(store.close(DEADLINE).await);
@@ -115,7 +115,7 @@ async fn the_queue_of_a_session_goes_with_it() {
         enqueue(&store, if number % 2 == 0 { one } else { two }, &[number]);
     }
     for session in [one, two] {
-        store.submit(Change::Receive { session, packet_id: 1, seals: None });
+        store.submit(Change::PublishReceived { session, packet_id: 1, opens: None });
         let (filter, options, id) = ("a/#".into(), Qos::AtLeastOnce.into(), Some(5));
         let subscription = StoredSubscription { filter, options, id };
         store.submit(Change::Subscribe { session, subscription });
@@ -138,7 +138,7 @@ async fn what_comes_for_a_session_after_its_end_is_removed_at_the_next_start() {
     store.submit(Change::EndSession { session: ended });
     for session in [kept, ended] {
         enqueue(&store, session, b"1");
-        store.submit(Change::Receive { session, packet_id: 1, seals: None });
+        store.submit(Change::PublishReceived { session, packet_id: 1, opens: None });
         let (filter, options, id) = ("a".into(), Qos::AtLeastOnce.into(), None);
         store.submit(Change::Subscribe { session, subscription: StoredSubscription { filter, options, id } });
     }
@@ -310,10 +310,10 @@ fn sample() -> (Vec<u8>, String) {
     for number in 0..40u8 {
         let (row, _) = enqueue(&store, session, &vec![number; 50 * usize::from(number)]);
         if number % 3 == 0 {
-            store.submit(Change::Release { session, row, packet_id: 1 + u16::from(number) });
+            store.submit(Change::PubrecReceived { session, row, packet_id: 1 + u16::from(number) });
         }
         retain(&store, &format!("topic/{number}"), &[number; 90], Urgency::Urgent);
-        store.submit(Change::Receive { session, packet_id: 1 + u16::from(number), seals: None });
+        store.submit(Change::PublishReceived { session, packet_id: 1 + u16::from(number), opens: None });
         let (filter, options, id) = (format!("f/{number}").into(), Qos::AtLeastOnce.into(), None);
         store.submit(Change::Subscribe { session, subscription: StoredSubscription { filter, options, id } });
     }

@@ -69,12 +69,12 @@ fn fill(store: &Store, session: SessionId) {
     for (row, payload) in rows.iter().zip([b"1", b"2", b"3"]) {
         let share = Some("$share/group/house/#".into());
         let outgoing = StoredMessage { share, ids: [7].into_iter().collect(), ..stored("house/bell", payload) };
-        store.submit(Change::Enqueue { session, row: *row, outgoing, hold: None });
+        store.submit(Change::Enqueue { session, row: *row, outgoing, gate: None });
     }
     store.submit(Change::Assign { session, row: rows[0], packet_id: 11, urgency: Urgency::Urgent });
-    store.submit(Change::Release { session, row: rows[0], packet_id: 11 });
+    store.submit(Change::PubrecReceived { session, row: rows[0], packet_id: 11 });
     store.submit(Change::Assign { session, row: rows[1], packet_id: 12, urgency: Urgency::Urgent });
-    store.submit(Change::Receive { session, packet_id: 21, seals: None });
+    store.submit(Change::PublishReceived { session, packet_id: 21, opens: None });
     let other = store.new_session();
     let record = SessionRecord {
         expiry: SessionExpiry::After(Duration::from_secs(u32::MAX.into())),
