@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::sync::mpsc;
 use tokio::task::consume_budget;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -35,6 +34,7 @@ use crate::net::limits::Permits;
 use crate::net::stream::{Peer, Stream};
 use crate::qos::Qos;
 use crate::stats::DropReason;
+use calls::Calls;
 use counters::SessionCounters;
 use inflight::Inflight;
 use journal::Journal;
@@ -43,6 +43,7 @@ use timer::Timer;
 
 mod access;
 mod answers;
+mod calls;
 mod connected;
 mod counters;
 mod incoming;
@@ -225,7 +226,7 @@ pub enum Start {
 }
 
 /// Runs `session` to its end. A closed channel means that the broker has stopped.
-async fn run(mut session: Session, start: Start, mut calls: mpsc::Receiver<Call>, sessions: Arc<Sessions>) {
+async fn run(mut session: Box<Session>, start: Start, mut calls: Calls<Call>, sessions: Arc<Sessions>) {
     let mut after = AfterDisconnect { next: None, will: None, expires: Some(Instant::now()), stopped: false };
     let mut present = false;
     match start {
@@ -349,7 +350,7 @@ impl Session {
     }
 
     /// Keeps the session without a connection until a new one comes, it expires or the gateway stops.
-    async fn wait(&mut self, after: &mut AfterDisconnect, calls: &mut mpsc::Receiver<Call>) {
+    async fn wait(&mut self, after: &mut AfterDisconnect, calls: &mut Calls<Call>) {
         let (mut timer, ended) = (Timer::default(), Instant::now());
         self.entrance = None;
         self.shares.set_connected(false);
@@ -376,7 +377,7 @@ impl Session {
             let pending = self.pending_acks(written);
             let store = &self.context.store;
             tokio::select! {
-                call = calls.recv() => match call {
+                call = calls.next() => match call {
                     // A kept session stays, whoever it belongs to.
                     Some(Call::Recheck) => drop(self.recheck()),
                     Some(Call::Attach(next)) => {

@@ -2,9 +2,9 @@
 
 use std::time::{Instant, SystemTime};
 
-use tokio::sync::mpsc;
 use tokio::task::consume_budget;
 
+use super::calls::Calls;
 use super::timer::Timer;
 use super::wire::{Io, Wire};
 use super::{AfterDisconnect, Attach, Call, End, SHUTDOWN_FLUSH, Session, resync};
@@ -22,7 +22,7 @@ impl Session {
         &mut self,
         mut connection: Box<Attach>,
         resumes: bool,
-        calls: &mut mpsc::Receiver<Call>,
+        calls: &mut Calls<Call>,
     ) -> AfterDisconnect {
         let now = Instant::now();
         let mut connack = connection.terms.connack.clone();
@@ -59,11 +59,7 @@ impl Session {
     }
 
     /// Moves packets and messages until the connection ends.
-    async fn exchange(
-        &mut self,
-        wire: &mut Wire,
-        calls: &mut mpsc::Receiver<Call>,
-    ) -> Result<std::convert::Infallible, End> {
+    async fn exchange(&mut self, wire: &mut Wire, calls: &mut Calls<Call>) -> Result<std::convert::Infallible, End> {
         let mut timer = Timer::default();
         let mut stop = None;
         // All may have changed since the client was let in.
@@ -96,7 +92,7 @@ impl Session {
                 },
                 received = self.reader.recv(&mut self.inbox), if self.inbox.is_empty() => received?,
                 () = self.shares.arrived() => {}
-                call = calls.recv(), if stop.is_none() => match call {
+                call = calls.next(), if stop.is_none() => match call {
                     Some(Call::Attach(next)) => return Err(End::TakenOver(next)),
                     Some(Call::Recheck) => self.recheck()?,
                     None => stop = Some(Instant::now() + SHUTDOWN_FLUSH),

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-use tokio::sync::mpsc;
-
+use super::calls::{self, CallError, Caller, Calls};
 use super::{Attach, Call, Context, Session, Start};
 use crate::broker::packet::Reason;
 use crate::broker::shutdown::Stage;
+use parking_lot::Mutex;
 
 /// Connections that may wait for one session; a session takes them at once, so more is an attack.
 const WAITING: usize = 4;
@@ -27,7 +26,7 @@ pub struct Sessions {
 #[derive(Debug)]
 struct Entry {
     number: u64,
-    call: mpsc::Sender<Call>,
+    call: Caller<Call>,
 }
 
 impl Sessions {
@@ -45,16 +44,14 @@ impl Sessions {
         }
         let id: Arc<str> = attach.terms.client_id.as_str().into();
         if let Some(entry) = entries.get(&id) {
-            match entry.call.try_send(Call::Attach(attach)) {
+            match entry.call.call(Call::Attach(attach)) {
                 Ok(()) => return Ok(()),
-                Err(mpsc::error::TrySendError::Full(Call::Attach(attach))) => {
+                Err(CallError::Full(Call::Attach(attach))) => {
                     return Err((Reason::SERVER_BUSY, attach));
                 }
                 // Its task is gone without a word, which only a panic can do.
-                Err(mpsc::error::TrySendError::Closed(Call::Attach(returned))) => attach = returned,
-                Err(
-                    mpsc::error::TrySendError::Full(Call::Recheck) | mpsc::error::TrySendError::Closed(Call::Recheck),
-                ) => {
+                Err(CallError::Closed(Call::Attach(returned))) => attach = returned,
+                Err(CallError::Full(Call::Recheck) | CallError::Closed(Call::Recheck)) => {
                     return Ok(());
                 }
             }
@@ -72,21 +69,25 @@ impl Sessions {
     }
 
     fn run(self: &Arc<Self>, entries: &mut HashMap<Arc<str>, Entry>, session: Session, start: Start) {
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (sender, receiver) = calls::channel(WAITING);
         entries.insert(session.client_id.clone(), Entry { number: session.number(), call: sender });
-        self.context.shutdown.tasks.spawn(super::run(session, start, receiver, self.clone()));
+        // In the future itself it would be there once for each function that it goes through.
+        self.context.shutdown.tasks.spawn(super::run(Box::new(session), start, receiver, self.clone()));
     }
 
     /// A session ends: its entry goes, unless a connection has come in the meantime.
-    pub fn leave(&self, session: &Session, waiting: &mut mpsc::Receiver<Call>) -> Option<Box<Attach>> {
+    pub fn leave(&self, session: &Session, waiting: &mut Calls<Call>) -> Option<Box<Attach>> {
         let mut entries = self.entries.lock();
-        while let Ok(call) = waiting.try_recv() {
+        while let Some(call) = waiting.try_next() {
             if let Call::Attach(attach) = call {
                 return Some(attach);
             }
         }
         if entries.get(session.client_id()).is_some_and(|entry| entry.number == session.number()) {
             entries.remove(session.client_id());
+            if entries.len() * 4 < entries.capacity() {
+                entries.shrink_to_fit();
+            }
         }
         None
     }
@@ -95,7 +96,7 @@ impl Sessions {
     /// looks anyway when it takes the next of them.
     pub fn recheck(&self) {
         for entry in self.entries.lock().values() {
-            let _ = entry.call.try_send(Call::Recheck);
+            let _ = entry.call.call(Call::Recheck);
         }
     }
 

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -223,12 +224,32 @@ impl Wire {
             // Left from a burst.
             self.input = BytesMut::new();
         }
-        self.input.reserve(self.read_size);
-        let mut limited = (&mut self.stream).take(self.read_size as u64);
-        let read = ready!(pin!(limited.read_buf(&mut self.input)).poll(cx))?;
+        let read = ready!(match self.read_size {
+            LEAST_READ => self.poll_read_little(cx),
+            _ => self.poll_read_much(cx),
+        })?;
         self.read_size = if read >= self.read_size { self.read_size * 4 } else { LEAST_READ }.min(LARGEST_READ);
         self.liveness.received(Instant::now(), read);
         Poll::Ready(Ok(read))
+    }
+
+    /// By way of the stack: a client that says nothing, which most do most of the time, has no buffer.
+    fn poll_read_little(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut bytes = [MaybeUninit::uninit(); LEAST_READ];
+        let mut bytes = ReadBuf::uninit(&mut bytes);
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut bytes);
+        if read.is_pending() && self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        ready!(read)?;
+        self.input.extend_from_slice(bytes.filled());
+        Poll::Ready(Ok(bytes.filled().len()))
+    }
+
+    fn poll_read_much(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.input.reserve(self.read_size);
+        let mut limited = (&mut self.stream).take(self.read_size as u64);
+        pin!(limited.read_buf(&mut self.input)).poll(cx)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
