@@ -115,6 +115,7 @@ impl Broker {
             shutdown: shutdown.clone(),
         });
         let sessions = Arc::new(Sessions::new(context.clone()));
+        shutdown.tasks.spawn(give_back_memory(sessions.clone(), shutdown.clone()));
         // Before anybody is let in.
         restore::all(&context, &sessions, restored);
         let connections = Arc::new(connection::Context {
@@ -234,6 +235,13 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.cancel();
+    }
+}
+
+async fn give_back_memory(sessions: Arc<Sessions>, shutdown: Arc<Shutdown>) {
+    tokio::select! {
+        () = sessions.crowd().give_back_memory() => {}
+        () = shutdown.stop.cancelled() => {}
     }
 }
 

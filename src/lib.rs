@@ -10,7 +10,7 @@
 //! | L2 | [`broker`] | the MQTT broker and its local clients |
 //! | L1 | [`transport`], [`framing`] | bytes from a wire, frames from bytes |
 //! | L1 | [`net`], [`mqtt_client`] | listening sockets, TLS, WebSocket; a client of other MQTT brokers |
-//! | L1 | [`machine`], [`config`], [`log`] | users and open files, the TOML file, log lines |
+//! | L1 | [`machine`], [`config`], [`log`] | users, open files and the heap, the TOML file, log lines |
 //! | L0 | [`topic`], [`qos`], [`template`], [`backoff`], [`stats`], [`log_limit`] | values that know nothing else |
 #![forbid(unsafe_code)]
 

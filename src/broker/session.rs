@@ -46,6 +46,7 @@ mod answers;
 mod calls;
 mod connected;
 mod counters;
+mod crowd;
 mod incoming;
 mod inflight;
 mod journal;

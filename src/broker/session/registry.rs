@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::calls::{self, CallError, Caller, Calls};
+use super::crowd::Crowd;
 use super::{Attach, Call, Context, Session, Start};
 use crate::broker::packet::Reason;
 use crate::broker::shutdown::Stage;
@@ -21,6 +22,7 @@ pub const KEPT: usize = 16_384;
 pub struct Sessions {
     context: Arc<Context>,
     entries: Mutex<HashMap<Arc<str>, Entry>>,
+    crowd: Crowd,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,12 @@ struct Entry {
 impl Sessions {
     /// None.
     pub fn new(context: Arc<Context>) -> Sessions {
-        Sessions { context, entries: Mutex::default() }
+        Sessions { context, entries: Mutex::default(), crowd: Crowd::default() }
+    }
+
+    /// How many there have been.
+    pub fn crowd(&self) -> &Crowd {
+        &self.crowd
     }
 
     /// Hands a connection to the session of its client identifier, or to a new one. A connection that cannot be had
@@ -71,6 +78,7 @@ impl Sessions {
     fn run(self: &Arc<Self>, entries: &mut HashMap<Arc<str>, Entry>, session: Session, start: Start) {
         let (sender, receiver) = calls::channel(WAITING);
         entries.insert(session.client_id.clone(), Entry { number: session.number(), call: sender });
+        self.crowd.began(entries.len());
         // In the future itself it would be there once for each function that it goes through.
         self.context.shutdown.tasks.spawn(super::run(Box::new(session), start, receiver, self.clone()));
     }
@@ -85,6 +93,7 @@ impl Sessions {
         }
         if entries.get(session.client_id()).is_some_and(|entry| entry.number == session.number()) {
             entries.remove(session.client_id());
+            self.crowd.ended();
             if entries.len() * 4 < entries.capacity() {
                 entries.shrink_to_fit();
             }

@@ -255,6 +255,37 @@ fn memory_stays_where_it_was(warm_up: u32, count: u32) {
     gateway.terminate();
 }
 
+/// As many as there may be sockets in this process, each with a filter of another length.
+const CROWD: usize = 400;
+
+#[test]
+fn a_crowd_that_goes_leaves_no_memory_behind() {
+    let gateway = Gateway::start_with(TempDir::new().unwrap(), CONFIG);
+    let anonymous = || status_field(gateway.id(), "RssAnon:");
+    let before = anonymous();
+    let come = |number: usize| {
+        let mut client = Client::connected(gateway.port(), &format!("crowd-{number}"));
+        let filter = format!("{number}/{}", "x".repeat(number * 7919 % 12_000));
+        wire::subscribe(&mut client.output, false, 1, &[(&filter, 0)]);
+        client.flush();
+        client.expect(9);
+        client
+    };
+    for round in 0..3 {
+        let mut crowd: Vec<Client> = (0..CROWD).map(come).collect();
+        let most = anonymous() - before;
+        assert!(most > 6 * 1024, "{CROWD} clients take only {most} KiB: the test says nothing");
+        // One that stays for the time, from the end of the heap.
+        let last = crowd.pop();
+        fastrand::shuffle(&mut crowd);
+        drop(crowd);
+        wait_until("the memory to be given back", || anonymous() <= before + 2 * 1024);
+        println!("round {round}: {before} KiB before, {} KiB after, {most} KiB more between", anonymous());
+        drop(last);
+    }
+    gateway.terminate();
+}
+
 #[test]
 fn many_topics_filters_and_client_ids_leave_memory_where_it_was() {
     memory_stays_where_it_was(20_000, 20_000);
