@@ -1,5 +1,6 @@
 //! The tables, and how those of an older version become those of this one.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -50,7 +51,8 @@ pub(super) struct Schema {
 
 impl Schema {
     /// Looks at the file behind `connection`. What it has counts for more than what its header says: only a program
-    /// that is newer may have changed the meaning of tables that look like ours.
+    /// that is newer may have changed the meaning of tables that look like ours. What has none of our names is somebody
+    /// else's and counts for nothing: a table of `ANALYZE`, an index, a view.
     ///
     /// # Errors
     /// A newer version, another program's database, or damage.
@@ -59,14 +61,17 @@ impl Schema {
         let pragma = |name| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
         let application = pragma("application_id").map_err(error)?;
         let label = pragma("user_version").map_err(error)?;
-        let tables = tables(connection).map_err(error)?;
+        let Objects { ours, others } = objects(connection).map_err(error)?;
         if application == APPLICATION && label > VERSION {
             return Err(DatabaseError::Newer { path: path.to_owned(), version: label });
         }
-        let found = (0..=VERSION).find(|&version| tables_of(version).eq(&tables));
-        match found {
+        let is_version = |version: &i32| {
+            let tables: Vec<&str> = tables_of(*version).collect();
+            tables.len() == ours.len() && tables.iter().all(|statement| ours.contains(*statement))
+        };
+        match (0..=VERSION).find(is_version) {
             // With a label it is ours, and has lost its tables, or another program's.
-            Some(0) if (application, label) == (0, 0) => Ok(Schema { version: 0, is_labelled: true }),
+            Some(0) if (application, label) == (0, 0) && others == 0 => Ok(Schema { version: 0, is_labelled: true }),
             Some(version) if version > 0 => {
                 Ok(Schema { version, is_labelled: (application, label) == (APPLICATION, version) })
             }
@@ -124,9 +129,32 @@ fn label(transaction: &Transaction<'_>, version: i32) -> rusqlite::Result<()> {
     transaction.pragma_update(None, "user_version", version)
 }
 
-/// As they were made, and whatever else is there.
-fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    let mut statement = connection.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY rowid")?;
-    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-    rows.filter(|sql| !sql.as_ref().is_ok_and(|sql| sql.starts_with("sqlite_autoindex"))).collect()
+/// What is in a file.
+struct Objects {
+    /// The statements that made what has the name of one of our tables.
+    ours: BTreeSet<String>,
+    /// How many tables, indexes, views and triggers somebody else has made, those of `ANALYZE` not counted.
+    others: usize,
+}
+
+fn objects(connection: &Connection) -> rusqlite::Result<Objects> {
+    let mut objects = Objects { ours: BTreeSet::new(), others: 0 };
+    let sql = "SELECT name, coalesce(sql, '') FROM sqlite_schema WHERE name NOT LIKE 'sqlite^_%' ESCAPE '^'";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        if is_our_name(&name) {
+            objects.ours.insert(row.get(1)?);
+        } else {
+            objects.others += 1;
+        }
+    }
+    Ok(objects)
+}
+
+/// Whether a table of this name is ours; as SQLite compares names.
+fn is_our_name(name: &str) -> bool {
+    let made = STEPS.iter().copied().flatten().filter_map(|statement| statement.strip_prefix("CREATE TABLE "));
+    made.filter_map(|rest| rest.split('(').next()).any(|table| table.eq_ignore_ascii_case(name))
 }

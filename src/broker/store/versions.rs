@@ -156,6 +156,68 @@ async fn a_store_whose_header_has_lost_its_version_is_read() {
     }
 }
 
+/// What a user, or a tool of SQLite's, may add to a file that is ours.
+const ADDED: [&str; 6] = [
+    "ANALYZE",
+    "CREATE TABLE notes(session INTEGER REFERENCES sessions(session), note TEXT); INSERT INTO notes VALUES(1, 'x')",
+    "CREATE INDEX by_session ON queue(session)",
+    "CREATE VIEW names AS SELECT topic FROM retained",
+    "CREATE TRIGGER no_more BEFORE INSERT ON retained BEGIN SELECT RAISE(ABORT, 'no more'); END",
+    "CREATE TRIGGER count AFTER DELETE ON sessions BEGIN INSERT INTO no_such_table VALUES(1); END",
+];
+
+#[tokio::test]
+async fn what_somebody_else_has_added_to_a_store_is_ignored_and_kept() {
+    let schema = "SELECT count(*) FROM sqlite_schema";
+    let count = |path: &Path| {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        connection.query_row(schema, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    for version in 1..=VERSION {
+        for added in ADDED.iter().map(|added| (*added).to_owned()).chain([ADDED.join("; ")]) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("broker.db");
+            put(version, &path);
+            let before = count(&path);
+            rusqlite::Connection::open(&path).unwrap().execute_batch(&added).unwrap();
+            let others = count(&path) - before;
+            assert!(others > 0, "{added}");
+            let (store, restored) = Store::open(&path, StoreSettings::default());
+            assert_eq!(store.health(), Health::Healthy, "{added}");
+            check(version, &restored);
+            for session in restored.sessions {
+                store.submit(Change::EndSession { session: session.session });
+            }
+            store.done(store.submit(retain("house/roof", b"dry"))).await;
+            assert_eq!(store.health(), Health::Healthy, "{added}");
+            assert!(store.close(DEADLINE).await);
+            let (store, restored) = Store::open(&path, StoreSettings::default());
+            assert_eq!((restored.retained.len(), restored.sessions.len()), (3, 0), "{added}");
+            assert!(store.close(DEADLINE).await);
+            assert_eq!((version_of(&path), count(&path)), (VERSION, before + others + i64::from(VERSION - version)));
+            assert!(!path.with_extension("db.bad").exists(), "{added}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_table_of_ours_that_is_missing_or_of_another_shape_is_damage() {
+    for change in [
+        "DROP TABLE received",
+        "ALTER TABLE retained ADD COLUMN note TEXT",
+        "ALTER TABLE queue RENAME TO old_queue",
+        "DROP TABLE wills; CREATE VIEW WILLS AS SELECT 1",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broker.db");
+        put(VERSION, &path);
+        rusqlite::Connection::open(&path).unwrap().execute_batch(change).unwrap();
+        let (store, restored) = Store::open(&path, StoreSettings::default());
+        assert!(restored.retained.is_empty() && path.with_extension("db.bad").exists(), "{change}");
+        assert!(store.close(DEADLINE).await);
+    }
+}
+
 #[tokio::test]
 async fn the_database_of_another_program_is_not_touched() {
     let folder = tempfile::tempdir().unwrap();
