@@ -22,6 +22,7 @@ mod machine;
 mod modem_manager;
 mod port;
 mod probe;
+mod running;
 mod service;
 mod sockets;
 mod verdict;
@@ -30,6 +31,7 @@ use finding::{Finding, Severity};
 use machine::Machine;
 use port::Probing;
 use probe::Target;
+use running::Running;
 
 /// Find out what is wrong, and what to do.
 #[derive(Debug, clap::Args)]
@@ -78,7 +80,7 @@ pub fn run(args: Args) -> ExitCode {
         }
         _ => {
             machine.service.take_if(|_| !is_of_service(&args));
-            examine(&machine, &args)
+            examine(&mut machine, &args)
         }
     };
     if !machine.holders.is_complete() {
@@ -96,7 +98,7 @@ fn is_of_service(args: &Args) -> bool {
 }
 
 /// Everything, as far as the configuration can be read.
-fn examine(machine: &Machine, args: &Args) -> Vec<Finding> {
+fn examine(machine: &mut Machine, args: &Args) -> Vec<Finding> {
     // Before 1970 is before any other limit.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let mut findings = vec![host::clock(machine, now)];
@@ -112,6 +114,7 @@ fn examine(machine: &Machine, args: &Args) -> Vec<Finding> {
             return findings;
         }
     };
+    machine.running = Running::find(loaded.config.gateway.control.as_deref(), machine.service.is_some());
     findings.push(configuration(&loaded));
     findings.extend(loaded.warnings.iter().map(|diagnostic| noticed(machine, diagnostic)));
     for device in loaded.config.devices.values() {

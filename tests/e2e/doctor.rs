@@ -1,7 +1,7 @@
 //! `gatepost doctor`: each fault is made for real.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -180,33 +180,80 @@ fn the_terminals_of_a_container_are_not_ours() {
     assert!(text.contains(&format!("(pid {}", std::process::id())) && !text.contains("python3"), "{text}");
 }
 
+/// A config for a gateway on `address`, with its own control socket in `dir`.
+fn config_on(dir: &TempDir, address: SocketAddr, text: &str) -> String {
+    let listener = format!("[[broker.listener]]\naddress = \"{address}\"\nallow_anonymous = true\n");
+    config_with(dir, &format!("control = \"control.sock\"\n{listener}{text}"))
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// `gatepost run` by the name of `binary`, ready.
+fn running(binary: &Path, config: &str) -> Process {
+    let mut command = Command::new(binary);
+    command.args(["run", "-c", config]).env_remove("GATEPOST_LOG");
+    let gateway = Process::spawn(command);
+    gateway.find("ready");
+    gateway
+}
+
 #[test]
 fn a_running_gateway_is_no_fault_and_is_left_alone() {
     let dir = TempDir::new().unwrap();
     let port = Port::plugged(dir.path(), "tty");
     let path = port.path().to_owned();
-    let gateway = Gateway::start_in(dir, &device(&path));
-    // The config as it would be with a port of its own.
-    let other = TempDir::new().unwrap();
-    let listener = format!(
-        "[[broker.listener]]\naddress = \"127.0.0.1:{}\"\nallow_anonymous = true\n{}",
-        gateway.port(),
-        device(&path)
-    );
-    let config = config_with(&other, &listener);
+    let address = free_address();
+    let config = config_on(&dir, address, &device(&path));
+    // Its name does not matter.
+    let other_name = dir.path().join("gatepost-now");
+    std::os::unix::fs::symlink(gatepost(&[]).get_program(), &other_name).unwrap();
     let near = Path::new(&path).canonicalize().unwrap();
-    let is_open = |gateway: &Gateway| {
+    for (binary, name) in [(Path::new(gatepost(&[]).get_program()), "gatepost"), (&*other_name, "gatepost-now")] {
+        let gateway = running(binary, &config);
+        let is_open = || {
+            let mut files = fs::read_dir(format!("/proc/{}/fd", gateway.id())).unwrap().flatten();
+            files.any(|file| fs::read_link(file.path()).is_ok_and(|target| target == near))
+        };
+        wait_until("the gateway to open the port", is_open);
+        let (code, text) = doctor(&config);
+        assert_eq!(code, 0, "{text}");
+        let gateway = format!("{name} (pid {}", gateway.id());
+        assert!(text.contains(&format!("is open in {gateway}")), "{text}");
+        assert!(text.contains(&format!("{gateway}) listens on {address}: CONNECT is accepted")), "{text}");
+        let (code, text) = run(gatepost(&["doctor", "-c", &config, "--probe"]));
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("not probed") && !text.contains("listening"), "{text}");
+        // Without a configuration nobody knows whose gateway it is.
+        let (code, text) = run(gatepost(&["doctor", "--probe", &path]));
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains(&gateway) && !text.contains("listening"), "{text}");
+    }
+}
+
+/// Which `run` with this one would end with 71 for.
+#[test]
+fn a_gateway_with_another_configuration_is_in_the_way() {
+    let dir = TempDir::new().unwrap();
+    let port = Port::plugged(dir.path(), "tty");
+    let address = free_address();
+    let path = port.path();
+    let gateway = running(Path::new(gatepost(&[]).get_program()), &config_on(&dir, address, &device(path)));
+    let near = Path::new(path).canonicalize().unwrap();
+    let is_open = || {
         let mut files = fs::read_dir(format!("/proc/{}/fd", gateway.id())).unwrap().flatten();
         files.any(|file| fs::read_link(file.path()).is_ok_and(|target| target == near))
     };
-    wait_until("the gateway to open the port", || is_open(&gateway));
+    wait_until("the gateway to open the port", is_open);
+    let other = TempDir::new().unwrap();
+    let config = config_on(&other, address, &device(path));
     let (code, text) = doctor(&config);
-    assert_eq!(code, 0, "{text}");
-    assert!(text.contains(&format!("is open in gatepost (pid {}", gateway.id())), "{text}");
-    assert!(text.contains(&format!("listens on 127.0.0.1:{}: CONNECT is accepted", gateway.port())), "{text}");
-    let (code, text) = run(gatepost(&["doctor", "--probe", &path]));
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("not probed") && !text.contains("listening"), "{text}");
+    let holder = format!("is in use by gatepost (pid {}", gateway.id());
+    assert!(text.contains(&format!("problem: broker: {address} {holder}")), "{text}");
+    assert!(text.contains(&format!("problem: device board: {path} {holder}")), "{text}");
+    assert_eq!(run(gatepost(&["run", "-c", &config])).0, 71);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::running::Running;
 use super::service::{self, Service};
 use crate::machine::accounts::Accounts;
 use crate::machine::holders::{Holder, Holders};
@@ -25,6 +26,8 @@ pub struct Machine {
     pub accounts: Accounts,
     /// The gateway as a service, where that is what is looked at.
     pub service: Option<Service>,
+    /// The gateway that is looked at.
+    pub running: Running,
 }
 
 /// A process.
@@ -67,6 +70,7 @@ impl Machine {
             service: Service::find(root, &processes, &accounts),
             processes,
             accounts,
+            running: Running::Unknown,
         }
     }
 
@@ -85,18 +89,25 @@ impl Machine {
         self.processes.iter().find(|process| names.contains(&&*process.name))
     }
 
-    /// A gateway that runs: the one that is looked at.
+    /// The gateway that is looked at, if it runs.
     pub fn gateway(&self) -> Option<&Process> {
         self.processes.iter().find(|process| self.is_gateway(process))
     }
 
-    /// Whether a process is the gateway that is looked at: the service if that is what counts, else any that runs. A
-    /// `demo`, or a gateway that somebody has started beside the service, is in its way as any program is.
+    /// Whether a process is the gateway that is looked at: the one with its control socket, and the service if that is
+    /// what counts. A `demo`, a gateway with another configuration, or one that somebody has started beside the service
+    /// is in its way as any program is. Where it is not known who has the socket, each that runs may be it.
     pub fn is_gateway(&self, process: &Process) -> bool {
-        let runs = process.arguments.get(1).is_some_and(|command| command == "run");
+        let is_it = match self.running {
+            Running::As(pid) => process.pid == pid,
+            Running::No => false,
+            Running::Unknown => {
+                process.is_gatepost() && process.arguments.get(1).is_some_and(|command| command == "run")
+            }
+        };
         let by_systemd = self.service.is_some() && self.exists("run/systemd/system");
         let is_service = process.unit.as_ref().is_some_and(|unit| unit.name == service::UNIT && !unit.of_user);
-        process.is_gatepost() && runs && (is_service || !by_systemd)
+        is_it && (is_service || !by_systemd)
     }
 
     /// The number of the user that a process runs as.

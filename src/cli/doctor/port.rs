@@ -9,6 +9,7 @@ use rustix::fs::{Access as Mode, AtFlags, CWD, accessat};
 
 use super::finding::Finding;
 use super::machine::{self, Machine, Process};
+use super::running::Running;
 use super::service::USER as SERVICE_USER;
 use super::{console, modem_manager};
 use crate::cli::ports::name_to_write;
@@ -255,11 +256,16 @@ fn holder(machine: &Machine, subject: &str, path: &Path, device: &Path) -> Optio
                 .fix(format!("{}    # if it reads from this end", maker.stop())),
         ));
     }
-    if !others.is_empty() && others.iter().all(Process::is_gatepost) {
+    // Of a port alone, without a configuration, it counts as a gateway's whichever it is.
+    let is_own = |process: &Process| match machine.running {
+        Running::Unknown => process.is_gatepost(),
+        _ => machine.is_gateway(process),
+    };
+    if !others.is_empty() && others.iter().all(is_own) {
         let what = format!("{place} is open in {}: the gateway runs", others[0]);
         return Some(Held::ByGateway(Finding::fine(subject, what)));
     }
-    let strangers: Vec<&Process> = others.iter().filter(|process| !process.is_gatepost()).collect();
+    let strangers: Vec<&Process> = others.iter().filter(|process| !is_own(process)).collect();
     if strangers.is_empty() {
         return None;
     }

@@ -1,6 +1,7 @@
 use std::net::TcpListener;
 
 use super::super::machine::Unit;
+use super::super::running::Running;
 use super::*;
 use crate::transport::serial::tests::eventually;
 
@@ -99,6 +100,28 @@ fn another_program_of_ours_is_in_the_way() {
     assert!(hung.what.contains("does not answer") && hung.fix[0].starts_with("sudo kill "), "{hung:?}");
     let hung = seen_as("run", Some("gatepost.service"));
     assert_eq!(hung.fix, ["sudo systemctl restart gatepost"]);
+}
+
+/// By the control socket of the configuration, not by name.
+#[test]
+fn the_gateway_that_is_looked_at_is_known_by_its_process() {
+    let mut machine = Machine::gather(Path::new("/"));
+    let (_listener, address, settings) = listening();
+    let own = std::process::id();
+    machine.processes.retain(|process| process.pid == own);
+    let mut seen = |running: Running, name: &str| {
+        let arguments = vec![name.to_owned(), "run".to_owned()];
+        machine.processes[0] = Process { pid: own, name: name.to_owned(), arguments, unit: None };
+        machine.running = running;
+        look(&machine, &settings, address).unwrap().what
+    };
+    // It is silent here.
+    assert!(seen(Running::As(own), "renamed").contains("renamed (pid"));
+    assert!(seen(Running::As(own), "renamed").contains("does not answer"));
+    for running in [Running::No, Running::As(1)] {
+        let what = seen(running, "gatepost");
+        assert!(what.contains(&format!("{address} is in use by gatepost (pid {own})")), "{what}");
+    }
 }
 
 #[test]
