@@ -234,10 +234,11 @@ impl Passage<'_> {
 /// `text` as a topic that a device publishes to, on a gateway whose own topics are `root` and what is below.
 fn device_topic(text: String, root: &TopicName) -> Result<TopicName, Refusal> {
     let topic = TopicName::new(text).map_err(|error| (DropReason::BadTopic, error.to_string()))?;
-    match is_closed_to_devices(topic.as_str(), root) {
-        true => Err((DropReason::Reserved, format!("the topic {:?} is the gateway's own", excerpt(topic.as_str())))),
-        false => Ok(topic),
+    if !is_closed_to_devices(topic.as_str(), root) {
+        return Ok(topic);
     }
+    let owner = if topic.as_str().starts_with('$') { "broker" } else { "gateway" };
+    Err((DropReason::Reserved, format!("the topic {:?} is the {owner}'s own", excerpt(topic.as_str()))))
 }
 
 #[cfg(test)]

@@ -91,6 +91,16 @@ fn no_frame_publishes_to_topics_of_the_broker_or_the_gateway() {
     let each = |topic| PublishRule { parse: Parse::Json, each_field: true, ..publish(topic) };
     assert_eq!(once(each("gatepost"), r#"{"hut":1,"hut/":2,"x":3}"#), ["reserved", "gatepost/hut_=2", "gatepost/x=3"]);
     assert_eq!(once(each("$x"), r#"{"a":1,"b":2}"#), ["reserved"]);
+    for (frame, owner) in [("$SYS", "is the broker's own"), ("gatepost/hut", "is the gateway's own")] {
+        let mut out = Vec::new();
+        let topic = if frame == "$SYS" { "{all}/x" } else { "gatepost/{all}" };
+        let frame = Bytes::from_static(frame.trim_start_matches("gatepost/").as_bytes());
+        rules(vec![matching(all, topic)]).apply(&frame, None, now(), &mut out);
+        assert!(
+            matches!(&out[..], [Outcome::Dropped { detail: Some(detail), .. }] if detail.ends_with(owner)),
+            "{out:?}"
+        );
+    }
     let mut out = Vec::new();
     let long = "$".to_owned() + &"x".repeat(60_000);
     rules(vec![matching(all, "{all}")]).apply(&Bytes::from(long), None, now(), &mut out);
