@@ -52,7 +52,7 @@ fn drop_unfit(store: &Store, unfit: Vec<(Arc<str>, Change)>) {
         // As it would stand in Rust source: the log may be read on a terminal.
         let topic = excerpt(topic).escape_debug();
         let messages = unfit.len();
-        tracing::warn!(messages, %topic, "messages on disk were dropped: their topics or properties hold control characters");
+        tracing::warn!(messages, %topic, "messages on disk were dropped: their topics or properties hold control characters or noncharacters");
     }
     for (_, change) in unfit {
         store.submit(change);

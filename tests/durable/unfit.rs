@@ -63,6 +63,7 @@ async fn what_was_kept_and_throws_readers_out_is_dropped_and_said_once() {
     let world = World::start_in(dir);
     let warning = world.expect(&["WARN", "messages on disk were dropped"]);
     assert!(warning.contains("messages=8 topic=noise/\\u{1b}[2J"), "{warning}");
+    assert!(warning.contains("control characters or noncharacters"), "{warning}");
     world.expect(&["state restored from disk", "messages=2", "retained=2"]);
     let mut client = world.resume(&Connect::v3("c").kept()).await;
     for payload in ["good/1", "good/2"] {
