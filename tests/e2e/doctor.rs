@@ -70,17 +70,22 @@ fn is_root() -> bool {
 
 /// As a user who is not root. The folder of the build may be closed to others.
 fn as_nobody(dir: &TempDir, args: &[&str]) -> Command {
+    run_as(65_534, dir, args)
+}
+
+fn run_as(user: u32, dir: &TempDir, args: &[&str]) -> Command {
     let command = gatepost(args);
     if !is_root() {
         return command;
     }
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let binary = dir.path().join("gatepost-of-nobody");
+    let binary = dir.path().join("gatepost-of-others");
+    let _ = fs::remove_file(&binary);
     fs::hard_link(command.get_program(), &binary)
         .or_else(|_| fs::copy(command.get_program(), &binary).map(drop))
         .unwrap();
     let mut command = Command::new(binary);
-    command.args(args).uid(65_534).gid(65_534);
+    command.args(args).uid(user).gid(user);
     command
 }
 
@@ -310,6 +315,29 @@ fn unshared(kind: &str, config: &str, script: &str) -> (i32, String) {
     command.args(if is_root() { vec![kind] } else { vec!["-r", kind] });
     command.args(["sh", "-ec", script]).env("CONFIG", config).env("GATEPOST", binary);
     run(command)
+}
+
+/// As in a container that was started with `--user 54321`.
+#[test]
+fn a_user_without_a_name_is_told_by_number() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    // With a control socket of its own, no other gateway counts.
+    let config = config_with(&dir, &format!("control = \"control.sock\"\n{LISTENER}"));
+    let doctor = || run_as(54_321, &dir, &["doctor", "-c", &config]);
+    let (code, text) = run(doctor());
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("problem: disk: uid 54321 may not write to ") && !text.contains("$USER"), "{text}");
+    assert!(text.contains("sudo install -d -o 54321 -m 0750 "), "{text}");
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(54_321), None).unwrap();
+    fs::write(state.join("broker.db"), "").unwrap();
+    let (code, text) = run(doctor());
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&format!("sudo chown 54321 {}/broker.db*", state.display())), "{text}");
 }
 
 #[test]

@@ -105,10 +105,9 @@ fn not_writable(machine: &Machine, state_dir: &Path, place: &Path, database: Opt
     // systemd makes the folder, and gives it to the service.
     let folder = if machine.service.is_some() { state_dir } else { place };
     let obstacle = [Some(folder), database].into_iter().flatten().find(|path| is_refused(path))?;
-    let own = || machine.accounts.user_name(rustix::process::geteuid().as_raw()).unwrap_or_else(|| "$USER".to_owned());
-    let (user, owner) = match &machine.service {
-        Some(_) => (format!("the service user {SERVICE_USER}"), SERVICE_USER.to_owned()),
-        None => (own(), own()),
+    let user = match &machine.service {
+        Some(_) => format!("the service user {SERVICE_USER}"),
+        None => own_name(machine).unwrap_or_else(|| format!("uid {}", own_uid())),
     };
     let what = format!("{user} may not write to {}", obstacle.display());
     // The folder of a gateway that another started is not for whoever asks.
@@ -118,12 +117,24 @@ fn not_writable(machine: &Machine, state_dir: &Path, place: &Path, database: Opt
     let finding =
         finding.why(format!("The gateway keeps its state in {state_dir} (state_dir) and must be able to write there."));
     Some(if machine.service.is_some() {
-        finding.fix(format!("sudo chown -R {owner}: {state_dir} && sudo systemctl restart gatepost"))
+        finding.fix(format!("sudo chown -R {SERVICE_USER}: {state_dir} && sudo systemctl restart gatepost"))
     } else if obstacle == folder {
+        let owner = own_name(machine).unwrap_or_else(|| own_uid().to_string());
         finding.fix(format!("sudo install -d -o {owner} -m 0750 {state_dir}"))
     } else {
-        finding.fix(format!("sudo chown {owner}: {}*    # its log has the same rights", obstacle.display()))
+        // Only a user with a name has a group that `:` stands for.
+        let owner = own_name(machine).map_or_else(|| own_uid().to_string(), |name| format!("{name}:"));
+        finding.fix(format!("sudo chown {owner} {}*    # its log has the same rights", obstacle.display()))
     })
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// As /etc/passwd has it; in a container a user may have none.
+fn own_name(machine: &Machine) -> Option<String> {
+    machine.accounts.user_name(own_uid())
 }
 
 /// What is wrong with the file system.
