@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use gatepost::config;
 use gatepost::gateway::Gateway;
+use gatepost::qos::Qos;
+use gatepost::topic::TopicFilter;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -40,24 +41,29 @@ impl Devices {
         }
         let config = config::parse(&text, "growth.toml", Path::new("/")).unwrap().config;
         let gateway = Gateway::start(config, None).await.unwrap();
-        let mut accepted = Vec::new();
-        while accepted.len() < count {
-            accepted.push(BufReader::new(listener.accept().await.unwrap().0));
+        let up = TopicFilter::new("plant/+/up").unwrap();
+        let mut lines = gateway.client().subscribe(vec![(up, Qos::AtMostOnce)]).await.unwrap();
+        let (mut accepted, mut topics) = (Vec::new(), HashMap::new());
+        // Whose wire it is a device says with the line that it got. On a slow machine some give up and connect again.
+        while topics.len() < count {
+            tokio::select! {
+                wire = listener.accept() => {
+                    let mut wire = wire.unwrap().0;
+                    let _ = wire.write_all(format!("{}\n", accepted.len()).as_bytes()).await;
+                    accepted.push(Some(BufReader::new(wire)));
+                }
+                line = lines.recv() => {
+                    let line = line.unwrap();
+                    let number: usize = std::str::from_utf8(&line.payload).unwrap().parse().unwrap();
+                    topics.insert(line.topic.as_str().trim_end_matches("/up").to_owned(), number);
+                }
+            }
         }
-        // None of them has anything else to do then.
-        while !gateway.devices().iter().all(|device| device.stats_json()["online"] == true) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let take = |(topic, number): (String, usize)| (topic, accepted[number].take().unwrap());
+        let wires: HashMap<_, _> = topics.into_iter().map(take).collect();
+        drop(lines);
         let mut client = Client::connack_at(gateway.broker_addrs()[0], &Connect::v5("")).await.0;
         client.subscribe(1, "plant/+/up", 0).await;
-        let mut wires = HashMap::new();
-        for mut wire in accepted {
-            // Whose it is.
-            wire.write_all(b"hello\n").await.unwrap();
-            let topic = client.recv_publish().await.topic;
-            wires.insert(topic.trim_end_matches("/up").to_owned(), wire);
-        }
-        assert_eq!(wires.len(), count);
         Devices { _gateway: gateway, wires, client }
     }
 
