@@ -256,7 +256,10 @@ fn memory_stays_where_it_was(warm_up: u32, count: u32) {
 }
 
 /// As many as there may be sockets in this process, each with a filter of another length.
-const CROWD: usize = 400;
+const CROWD: usize = 700;
+
+/// So many come before the broker takes them for a crowd; where the heap ends then is what it goes back to.
+const SMALL: usize = 260;
 
 #[test]
 fn a_crowd_that_goes_leaves_no_memory_behind() {
@@ -265,7 +268,7 @@ fn a_crowd_that_goes_leaves_no_memory_behind() {
     let before = anonymous();
     let come = |number: usize| {
         let mut client = Client::connected(gateway.port(), &format!("crowd-{number}"));
-        let filter = format!("{number}/{}", "x".repeat(number * 7919 % 12_000));
+        let filter = format!("{number}/{}", "x".repeat(if number < SMALL { 10 } else { number * 7919 % 60_000 }));
         wire::subscribe(&mut client.output, false, 1, &[(&filter, 0)]);
         client.flush();
         client.expect(9);
@@ -274,14 +277,11 @@ fn a_crowd_that_goes_leaves_no_memory_behind() {
     for round in 0..3 {
         let mut crowd: Vec<Client> = (0..CROWD).map(come).collect();
         let most = anonymous() - before;
-        assert!(most > 6 * 1024, "{CROWD} clients take only {most} KiB: the test says nothing");
-        // One that stays for the time, from the end of the heap.
-        let last = crowd.pop();
+        assert!(most > 10 * 1024, "{CROWD} clients take only {most} KiB: the test says nothing");
         fastrand::shuffle(&mut crowd);
         drop(crowd);
-        wait_until("the memory to be given back", || anonymous() <= before + 2 * 1024);
+        wait_until("the memory to be given back", || anonymous() <= before + 5 * 1024);
         println!("round {round}: {before} KiB before, {} KiB after, {most} KiB more between", anonymous());
-        drop(last);
     }
     gateway.terminate();
 }
