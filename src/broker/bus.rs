@@ -422,8 +422,8 @@ impl Shared {
     fn hand_over(&self, envelope: Envelope, retained_version: u64) -> Result<Pushed, TryPublishError> {
         let mut publisher = self.publisher.lock();
         let Publisher { sender, index, head, .. } = &mut *publisher;
-        let mut filters = Matching::new();
-        index.matching(envelope.topic(), |filter| filters.push(filter));
+        let (mut filters, topic) = (Matching::new(), envelope.topic());
+        index.matching(topic, |filter| filters.push(filter));
         let readers: usize = filters.iter().map(|filter| filter.count()).sum();
         let is_awaited = envelope.qos() > Qos::AtMostOnce
             && (filters.iter().any(|filter| filter.is_durable()) || self.unpersisted.is_closing());
@@ -433,13 +433,14 @@ impl Shared {
             return Ok(Pushed { bytes: envelope.seal(0, retained_version), position: 0, persisting });
         }
         let is_routed = |filter: &&Arc<FilterReaders>| filter.is_routed();
-        let overtakes = || filters.iter().any(is_routed) || self.fan_out.has_topic(envelope.topic());
+        let overtakes = || filters.iter().any(is_routed) || self.fan_out.has_topic(topic);
         let is_direct = readers <= self.direct_readers && !overtakes();
         if let Some(room) = self.missing_room(&filters, is_direct) {
             return Err(TryPublishError::Busy(envelope, room));
         }
         *head += 1;
-        let (position, slot) = (*head, fan_out::slot(envelope.topic()));
+        let position = *head;
+        let slot = if is_direct { 0 } else { fan_out::slot(topic) };
         let (persisting, persist) = tracked();
         let bytes = envelope.seal(position, retained_version);
         if is_direct {

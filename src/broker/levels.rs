@@ -10,6 +10,9 @@ use std::ops::Bound;
 
 use crate::topic::TopicFilter;
 
+/// Up to so many filters with wildcards it is faster to try them all than to leap.
+pub(super) const FEW: usize = 8;
+
 /// A topic or a filter, ordered by levels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(Box<[u8]>);

@@ -10,9 +10,6 @@ use super::packet::SubscriptionIds;
 use crate::qos::Qos;
 use crate::topic::TopicFilter;
 
-/// Up to so many filters with wildcards it is faster to try them all.
-const FEW: usize = 8;
-
 /// Subscription options (MQTT 5.0, section 3.8.3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscriptionOptions {
@@ -119,7 +116,7 @@ impl Subscriptions {
         if let Some(subscription) = self.exact.get(topic) {
             subscription.apply(message, own, &mut found);
         }
-        if self.wild.len() <= FEW {
+        if self.wild.len() <= levels::FEW {
             for (filter, subscription) in self.wild.values() {
                 if filter.matches(topic) {
                     subscription.apply(message, own, &mut found);
@@ -248,8 +245,8 @@ mod tests {
         /// Few and many: both ways to search.
         #[test]
         fn it_finds_what_a_walk_through_all_filters_finds(
-            texts in prop::collection::btree_set("[ab+]{1}(/[ab+]){0,3}(/#)?|#", 0..3 * FEW),
-            removed in prop::collection::btree_set("[ab+]{1}(/[ab+]){0,3}(/#)?|#", 0..FEW),
+            texts in prop::collection::btree_set("[ab+]{1}(/[ab+]){0,3}(/#)?|#", 0..3 * levels::FEW),
+            removed in prop::collection::btree_set("[ab+]{1}(/[ab+]){0,3}(/#)?|#", 0..levels::FEW),
             topic in "[ab/$]{1,7}",
         ) {
             let mut subscriptions = Subscriptions::new();

@@ -91,7 +91,7 @@ impl FanOut {
 
     /// Whether a message on `topic` may be on its way, which one that is handed over directly would overtake.
     pub(super) fn has_topic(&self, topic: &str) -> bool {
-        self.topics[slot(topic)].load(SeqCst) > 0
+        self.bytes.load(SeqCst) > 0 && self.topics[slot(topic)].load(SeqCst) > 0
     }
 
     /// Whether the router takes a message of any size, and loses none for it.

@@ -54,7 +54,9 @@ impl Index {
         if let Some(readers) = self.exact.get(topic) {
             found(readers);
         }
-        if !self.wild.is_empty() {
+        if self.wild.len() <= levels::FEW {
+            self.wild.values().filter(|readers| readers.filter().matches(topic)).for_each(found);
+        } else {
             levels::filters_matching(&self.wild, topic, found);
         }
     }
