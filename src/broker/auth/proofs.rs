@@ -53,7 +53,7 @@ struct Proof {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
-/// A connection that a proof has let in: the proof holds as long as it is there, and [`KEPT`] longer.
+/// A connection that a proof has let in: the proof holds as long as it is there, and ten minutes longer.
 #[derive(Debug)]
 pub struct Presence {
     proofs: Arc<Proofs>,
