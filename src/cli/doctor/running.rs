@@ -60,9 +60,8 @@ fn places(control: Option<&Path>, of_service: bool) -> Vec<PathBuf> {
         return vec![SYSTEM_CONTROL.into()];
     }
     let mut places: Vec<PathBuf> = control.map(Path::to_owned).into_iter().collect();
-    if is_default && let Some(user) = sudo_user() {
-        places.push(format!("/run/user/{user}/gatepost/control.sock").into());
-    }
+    let caller = sudo_user().filter(|_| is_default);
+    places.extend(caller.map(|user| PathBuf::from(format!("/run/user/{user}/gatepost/control.sock"))));
     places
 }
 
