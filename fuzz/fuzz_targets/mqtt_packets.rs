@@ -4,10 +4,9 @@
 
 use bytes::BytesMut;
 use gatepost::broker::packet::{
-    Connack, Connect, Frame, OutgoingPublish, Packet, Reason, Recipient, Version, check_answer, write_ack,
-    write_disconnect, write_suback, write_unsuback,
+    Connack, Connect, Frame, OutgoingPublish, Packet, Reason, Recipient, SubscriptionIds, Version, check_answer,
+    write_ack, write_disconnect, write_suback, write_unsuback,
 };
-use gatepost::broker::subscriptions::Ids;
 use libfuzzer_sys::fuzz_target;
 
 const MAX: usize = 64 * 1024;
@@ -71,7 +70,7 @@ fn answer(recipient: &Recipient, packet: Packet) {
                 payload: &publish.payload,
                 properties: &publish.properties,
                 expiry: publish.expiry,
-                subscription_ids: &Ids::default(),
+                subscription_ids: &SubscriptionIds::default(),
                 alias: publish.alias,
             };
             packet.write(version, &mut output);
